@@ -1,0 +1,85 @@
+"""The parts of the ladder: location-dependent convolution, ConvGRU, lateral and decoder blocks.
+
+Sources: the report, section 3; Azizi et al., "Location Dependency in Video Prediction" (2018), for the
+location-dependent convolution; Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video
+Representations" (2016), for the ConvGRU.
+
+Shapes: B batch, C channels, H height, W width of the level's feature map.
+"""
+
+import torch
+from torch import Tensor, nn
+
+KERNELS = (3, 5, 7)  # of a lateral block's three ConvGRUs
+
+
+class LocationConv(nn.Module):
+    """1×1 convolution plus a learned map of where it is: conv(x) + Σ_k B[h, w, k] · E[h, w, k].
+
+    E holds an x ramp, a y ramp and ones; the ramps span 0 … 1 on both axes. B, zero at first, is learned; the one
+    map is added to every output channel. The module is bound to one map size.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, height: int, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 1)
+        self.bias_map = nn.Parameter(torch.zeros(height, width, 3))
+        y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+        self.register_buffer("position", torch.stack([x, y, torch.ones_like(x)], dim=-1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + (self.bias_map * self.position).sum(-1)  # (B, C, H, W) + (H, W)
+
+
+class ConvGRU(nn.Module):
+    """z, r = σ(conv[x, h]); n = tanh(conv[x, r·h]); h' = (1 − z)·h + z·n. A missing h is zeros."""
+
+    def __init__(self, channels_in: int, channels: int, *, kernel: int):
+        super().__init__()
+        self.channels = channels
+        self.gates = nn.Conv2d(channels_in + channels, 2 * channels, kernel, padding=kernel // 2)  # z, then r
+        self.candidate = nn.Conv2d(channels_in + channels, channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """x (B, channels_in, H, W), h (B, channels, H, W) -> the next h."""
+        z, r = torch.sigmoid(self.gates(torch.cat([x, h], 1))).chunk(2, 1)
+        n = torch.tanh(self.candidate(torch.cat([x, r * h], 1)))
+        return (1 - z) * h + z * n
+
+
+class LateralBlock(nn.Module):
+    """A 1×1 convolution and three ConvGRUs of growing kernel in parallel on the same tap.
+
+    The 1×1 convolution carries what is there now past the recurrence; with `location` it knows where it is.
+    """
+
+    def __init__(self, channels_in: int, branch: int, *, height: int, width: int, location: bool):
+        super().__init__()
+        self.point = (
+            LocationConv(channels_in, branch, height=height, width=width)
+            if location
+            else nn.Conv2d(channels_in, branch, 1)
+        )
+        self.grus = nn.ModuleList(ConvGRU(channels_in, branch, kernel=kernel) for kernel in KERNELS)
+        self.branch = branch
+
+    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (B, channels_in, H, W), state (B, 3·branch, H, W) or None at the start
+        -> features (B, 4·branch, H, W): the 1×1 branch, then the new state; and the new state."""
+        if state is None:
+            state = x.new_zeros(x.shape[0], len(KERNELS) * self.branch, *x.shape[2:])
+        hidden = state.chunk(len(KERNELS), 1)
+        state = torch.cat([gru(x, h) for gru, h in zip(self.grus, hidden, strict=True)], 1)
+        return torch.cat([self.point(x), state], 1), state
+
+
+def decoder_block(channels_in: int, base: int, *, shuffle: int = 2, norm: bool = True) -> nn.Sequential:
+    """(B, channels_in, H, W) -> (B, base, shuffle·H, shuffle·W): batch norm (where `norm`), ReLU, 3×3 convolution
+    to 16·base channels, pixel shuffle, 3×3 convolution. The order batch norm, ReLU is the report's text's."""
+    return nn.Sequential(
+        *([nn.BatchNorm2d(channels_in)] if norm else []),
+        nn.ReLU(),
+        nn.Conv2d(channels_in, 16 * base, 3, padding=1),
+        nn.PixelShuffle(shuffle),
+        nn.Conv2d(16 * base // shuffle**2, base, 3, padding=1),
+    )

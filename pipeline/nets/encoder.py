@@ -1,0 +1,136 @@
+"""The frozen ResNet-18 encoder and its taps (report, section 3; He et al. 2016).
+
+Shapes: N images, H × W pixels; a tap is (N, channels, H / stride, W / stride).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torch.hub import get_dir
+from torchvision.models import ResNet18_Weights, resnet18
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the weights expect
+
+
+@dataclass(frozen=True)
+class Tap:
+    channels: int
+    stride: int
+
+
+TAPS = {
+    "conv1": Tap(64, 2),  # after its batch norm and ReLU
+    "layer1": Tap(64, 4),
+    "layer2": Tap(128, 8),
+    "layer3": Tap(256, 16),
+    "layer4": Tap(512, 32),
+}
+
+
+class Encoder(nn.Module):
+    """ResNet-18 without its classifier: no parameter or batch-norm statistic ever changes.
+
+    `train()` leaves it in eval mode: the report's code left it in train mode, so that its statistics drifted.
+    Gradients pass through to the images, as roll-outs need.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resnet = resnet18(weights=None)
+        del self.resnet.fc
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Encoder":
+        return super().train(False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """[0, 1] -> the range that ImageNet weights expect."""
+        return (images - self.mean) / self.std
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        return images * self.std + self.mean
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) in [0, 1], H and W multiples of 32 -> the taps by name."""
+        net = self.resnet
+        taps = {"conv1": net.relu(net.bn1(net.conv1(self.normalise(images))))}
+        taps["layer1"] = net.layer1(net.maxpool(taps["conv1"]))
+        taps["layer2"] = net.layer2(taps["layer1"])
+        taps["layer3"] = net.layer3(taps["layer2"])
+        taps["layer4"] = net.layer4(taps["layer3"])
+        return taps
+
+
+def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
+    """Fills the encoder: weights is `imagenet` (torchvision's file), `random`, or the path of a ResNet-18 state dict.
+
+    `random` leaves torchvision's initialisation as drawn and sets the batch-norm statistics from one batch of
+    noise, since without them an untrained ResNet's activations grow from block to block. Whole layers absent from
+    a file also stay as drawn. Returns what was loaded: source, sha256 of the file and the layers left random.
+    ValueError says which file to put where when the weights cannot be had, or what does not fit.
+    """
+    if weights == "random":
+        _calibrate(encoder)
+        return {"weights": "random", "sha256": "", "random_layers": sorted({"conv1", *_layers(encoder.resnet)})}
+    path = _imagenet_file() if weights == "imagenet" else Path(weights)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(
+            f"encoder weights: no file {path}; give imagenet, random, or the path of a ResNet-18 state dict"
+        ) from None
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        missing, unexpected = encoder.resnet.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"encoder weights {path} do not fit ResNet-18: {error}") from error
+    random_layers = {key.split(".")[0] for key in missing}
+    half_filled = random_layers & {key.split(".")[0] for key in state}
+    if unexpected or half_filled or not state:
+        raise ValueError(
+            f"encoder weights {path} do not fit ResNet-18: {len(state)} tensors; unknown: {unexpected[:3]}; "
+            f"incomplete layers: {sorted(half_filled)}"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"weights": path.name, "sha256": digest, "random_layers": sorted(random_layers)}
+
+
+def _imagenet_file() -> Path:
+    """torchvision's own file, downloaded to torch's cache unless it is there."""
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    path = Path(get_dir()) / "checkpoints" / Path(weights.url).name
+    if not path.exists():
+        try:
+            weights.get_state_dict(progress=True, check_hash=True)
+        except (URLError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"encoder weights imagenet: cannot download {weights.url} ({error}). On a machine without network, "
+                f"put that file at {path}, or set encoder.weights to its path, or to random"
+            ) from error
+    return path
+
+
+@torch.no_grad()
+def _calibrate(encoder: Encoder) -> None:
+    noise = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = nn.functional.interpolate(noise, size=(128, 128), mode="bilinear")
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean: after one batch, that batch's statistics
+        norm.training = True
+    encoder(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    encoder.train()
+
+
+def _layers(resnet: nn.Module) -> list[str]:
+    return [name for name, child in resnet.named_children() if next(child.parameters(), None) is not None]

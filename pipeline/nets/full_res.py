@@ -1,0 +1,48 @@
+"""The full-resolution variant (report, Fig. 14): the ladder moved up one level, so that nothing is upsampled.
+
+An extra 7×7 convolution on the frame feeds C1 at full resolution; C2 … C4 take conv1, layer1, layer2; L4 shuffles
+by four to reach layer2's resolution.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from pipeline.nets.encoder import Encoder
+from pipeline.nets.ladder import Ladder, Rung
+from pipeline.params import MultipleOf
+
+STEM_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    """Section `train.full_res.net`. width: of C3, C4 and a decoder block; C2 has half, C1 a quarter. 64 in the
+    report."""
+
+    width: Annotated[int, MultipleOf(4)]
+
+
+class FullRes(Ladder):
+    """The ladder with a trainable stem beside the frozen encoder."""
+
+    def __init__(self, encoder: Encoder, *, base: int, height: int, width: int):
+        rungs = (
+            Rung("stem", STEM_CHANNELS, 1, branch=base // 4),
+            Rung.on("conv1", branch=base // 2),
+            Rung.on("layer1", branch=base, location=True),
+            Rung.on("layer2", branch=base, location=True),
+        )
+        super().__init__(
+            encoder, rungs, base=base, height=height, width=width, head=nn.Conv2d(4 * (base // 4) + base, 3, 1)
+        )
+        self.stem = nn.Conv2d(3, STEM_CHANNELS, 7, padding=3)
+
+    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+        return self.encoder(frames) | {"stem": self.stem(self.encoder.normalise(frames))}
+
+
+def build(config: Config, encoder: Encoder, *, height: int, width: int) -> FullRes:
+    """The network for frames of height × width pixels (multiples of 32)."""
+    return FullRes(encoder, base=config.width, height=height, width=width)

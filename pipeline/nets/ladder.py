@@ -1,0 +1,115 @@
+"""The ladder that every variant shares: encoder taps up, lateral memory across, decoder down (report, Fig. 1).
+
+    frame -> encoder ---- layer4 -----------------> L4      C: lateral block, keeps the hidden state
+                |---- tap 4 -> C4 ----------> concat -> L3   L: decoder block, doubles the resolution
+                |---- tap 3 -> C3 ----------> concat -> L2
+                |---- tap 2 -> C2 ----------> concat -> L1
+                '---- tap 1 -> C1 ----------> concat -> head -> frame
+
+Shapes: B batch, H × W pixels of the frame; images in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.nets.blocks import LateralBlock, decoder_block
+from pipeline.nets.encoder import TAPS, Encoder
+
+States = tuple[Tensor, ...]  # hidden states of C1 … C4: (B, 3·branch, H / stride, W / stride) each
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A level of the ladder: its tap, with so many channels at 1/stride of the resolution; its branch width."""
+
+    tap: str
+    channels: int
+    stride: int
+    branch: int
+    location: bool = False
+
+    @classmethod
+    def on(cls, tap: str, *, branch: int, location: bool = False) -> "Rung":
+        """A rung on one of the encoder's taps."""
+        return cls(tap, TAPS[tap].channels, TAPS[tap].stride, branch, location)
+
+
+class Ladder(nn.Module):
+    """Base of the variants, which choose the rungs (C1 first), the decoder's width and the head.
+
+    base: channels that each decoder block passes on (64 in the report). height, width: of the frames, in pixels.
+    head: concat(C1, L1) -> the frame at full resolution, in the encoder's normalised range.
+    """
+
+    def __init__(
+        self, encoder: Encoder, rungs: tuple[Rung, ...], *, base: int, height: int, width: int, head: nn.Module
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.taps = [rung.tap for rung in rungs]
+        self.lateral = nn.ModuleList(
+            LateralBlock(
+                rung.channels,
+                rung.branch,
+                height=height // rung.stride,
+                width=width // rung.stride,
+                location=rung.location,
+            )
+            for rung in rungs
+        )
+        deepest = TAPS["layer4"]
+        self.bottom = decoder_block(  # L4
+            deepest.channels, base, shuffle=deepest.stride // rungs[-1].stride, norm=False
+        )
+        self.decoder = nn.ModuleList(  # L3, L2, L1
+            decoder_block(4 * rung.branch + base, base) for rung in reversed(rungs[1:])
+        )
+        self.head = head
+
+    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+        """Frames (N, 3, H, W) -> the inputs of the rungs by name, and layer4. Knows nothing of time, so that all
+        frames already at hand go through it in one batch."""
+        return self.encoder(frames)
+
+    def observe(self, taps: dict[str, Tensor], states: States | None = None) -> tuple[list[Tensor], States]:
+        """Feeds one encoded frame; states None: nothing seen yet.
+
+        Returns what `decode` needs (the features of C1 … C4, then layer4) and the new hidden states."""
+        old = states or (None,) * len(self.lateral)
+        outputs = [block(taps[tap], h) for block, tap, h in zip(self.lateral, self.taps, old, strict=True)]
+        return [features for features, _ in outputs] + [taps["layer4"]], tuple(state for _, state in outputs)
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """The prediction of the frame after the last one observed: (B, 3, H, W), near [0, 1] but not clipped."""
+        *lateral, deepest = features
+        x = self.bottom(deepest)
+        for block, c in zip(self.decoder, reversed(lateral[1:]), strict=True):
+            x = block(torch.cat([c, x], 1))
+        return self.encoder.denormalise(self.head(torch.cat([lateral[0], x], 1)))
+
+    def forward(self, frame: Tensor, states: States | None = None) -> tuple[Tensor, States]:
+        """One step: the frame seen (B, 3, H, W) -> the prediction of the next frame, and the hidden states."""
+        features, states = self.observe(self.encode(frame), states)
+        return self.decode(features), states
+
+
+def half_resolution(encoder: Encoder, *, branch: int, upsample: str, height: int, width: int) -> Ladder:
+    """The ladder of the report's Fig. 1, whose decoder ends at half the frame's resolution.
+
+    branch: channels of a lateral branch and of a decoder block. upsample: how the frame gets from there to full
+    resolution (report, Fig. 9): `pixel_shuffle` predicts the four pixels of each place, `bilinear` and `nearest`
+    interpolate."""
+    rungs = (
+        Rung.on("conv1", branch=branch),
+        Rung.on("layer1", branch=branch),
+        Rung.on("layer2", branch=branch, location=True),
+        Rung.on("layer3", branch=branch, location=True),
+    )
+    channels = 4 * branch + branch  # C1 and L1
+    if upsample == "pixel_shuffle":
+        head = nn.Sequential(nn.Conv2d(channels, 3 * 4, 1), nn.PixelShuffle(2))
+    else:
+        head = nn.Sequential(nn.Conv2d(channels, 3, 1), nn.Upsample(scale_factor=2, mode=upsample))
+    return Ladder(encoder, rungs, base=branch, height=height, width=width, head=head)

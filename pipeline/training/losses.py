@@ -1,0 +1,59 @@
+"""What a prediction is trained on: DSSIM, L1 and L2, weighted (report, section 3).
+
+Shapes: N images, C channels, H × W pixels; images in [0, 1]. Every value is per image, shape (N,).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.params import AtLeast
+
+WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian (Wang et al. 2004)
+K1, K2 = 0.01, 0.03
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Section `loss` of a training run: weights, normalised to sum to one."""
+
+    dssim: Annotated[float, AtLeast(0)]
+    l1: Annotated[float, AtLeast(0)]
+    l2: Annotated[float, AtLeast(0)]
+
+    def __post_init__(self) -> None:
+        if self.dssim + self.l1 + self.l2 <= 0:
+            raise ValueError("dssim, l1 and l2 are all zero; at least one must be above 0")
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of images (N, C, H, W) in [0, 1], H and W at least 11: (N,), 1 for equal images.
+
+    Wang et al., "Image Quality Assessment" (2004), eq. 13: Gaussian window 11, σ 1.5, K 0.01 and 0.03, population
+    statistics, averaged over channels and over the positions where the whole window lies inside.
+    """
+    offsets = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    window = window / window.sum()
+    # The five moments in one go, as single-channel images; the Gaussian is separable.
+    moments = torch.stack([a, b, a * a, b * b, a * b]).reshape(-1, 1, *a.shape[2:])
+    moments = F.conv2d(F.conv2d(moments, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
+    mean_a, mean_b, aa, bb, ab = moments.reshape(5, *a.shape[:2], *moments.shape[2:])
+    c1, c2 = K1**2, K2**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    contrast = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)
+    return (luminance * contrast).mean((1, 2, 3))
+
+
+def loss_per_image(prediction: Tensor, target: Tensor, weights: LossConfig) -> Tensor:
+    """Weighted mean of DSSIM = (1 − SSIM) / 2, L1 and L2 of images (N, C, H, W): (N,). Predictions are taken as
+    they are, unclipped, so that values outside [0, 1] are punished."""
+    difference = prediction - target
+    total = weights.dssim + weights.l1 + weights.l2
+    loss = weights.l1 * difference.abs().mean((1, 2, 3)) + weights.l2 * difference.square().mean((1, 2, 3))
+    if weights.dssim:
+        loss = loss + weights.dssim * (1 - ssim(prediction, target)) / 2
+    return loss / total

@@ -1,0 +1,238 @@
+"""Every video of the index -> shards at every rate, and a manifest with a row for each.
+
+The unit of work is a shard: which videos it holds is settled before anything is decoded, so the bytes do not
+depend on how many processes work or in which order they finish.
+"""
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+from tqdm import tqdm
+
+from pipeline.params import Above, AtLeast, Between, MultipleOf
+from pipeline.video.decode import DecodedVideo, VideoError, decode, resample
+from pipeline.video.shards import RATES, sample, write_shard
+from pipeline.video.ucf101 import Split, parse_name, sha256_of
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Section `decode`."""
+
+    split: Literal[1, 2, 3]  # the official split
+    validation_groups: tuple[Annotated[int, AtLeast(1)], ...]  # groups of the training list held back
+    height: Annotated[int, MultipleOf(32)]  # the encoder halves five times
+    width: Annotated[int, MultipleOf(32)]
+    jpeg_qscale: Annotated[int, Between(1, 31)]
+    videos_per_shard: Annotated[int, AtLeast(1)]
+    max_bad_fraction: Annotated[float, Between(0, 1)]
+    timeout_s: Annotated[float, Above(0)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the manifest. split: train, validation, test, or none; verdict: good, bad (with the reason), or
+    unlisted (in neither list of the split: not stored). rate: frames per second of the source; height, width:
+    of the source; frames_25 … frames_10: stored frames at each rate."""
+
+    video: str
+    action: str
+    label: int
+    group: int
+    clip: int
+    split: str
+    verdict: str
+    reason: str = ""
+    codec: str = ""
+    packed: bool = False
+    rate: str = ""
+    height: int = 0
+    width: int = 0
+    frames: int = 0
+    header_frames: int = 0
+    frames_25: int = 0
+    frames_15: int = 0
+    frames_10: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    shard: str = ""
+
+
+class TooManyBadVideos(ValueError):  # noqa: N818
+    """More than decode.max_bad_fraction of the listed videos are bad."""
+
+
+def plan_rows(index: pd.DataFrame, *, labels: Mapping[str, int], split: Split, config: DecodeConfig) -> list[Row]:
+    """A row for every video of the index (columns video, bytes, sha256), with its split and its shard.
+
+    Shards are filled in the order of the digest of each video's name: a fixed shuffle, so that a shard mixes the
+    classes and a plain sequential reader needs only a small shuffle buffer.
+    """
+    rows = [_place(item, labels, split, config.validation_groups) for item in index.itertuples()]
+    rows.sort(key=lambda row: hashlib.sha256(row.video.encode()).digest())
+    counts: dict[str, int] = {}
+    placed = []
+    for row in rows:
+        if row.verdict == "good":
+            number = counts.get(row.split, 0)
+            counts[row.split] = number + 1
+            row = replace(row, shard=f"{row.split}-{number // config.videos_per_shard:05d}.tar")
+        placed.append(row)
+    return sorted(placed, key=lambda row: row.video)
+
+
+def _place(item: object, labels: Mapping[str, int], split: Split, validation_groups: tuple[int, ...]) -> Row:
+    action, _, file_name = item.video.rpartition("/")
+    name = parse_name(file_name)
+    where = "none"
+    if item.video in split.test:
+        where = "test"
+    elif item.video in split.train:
+        where = "validation" if name is not None and name.group in validation_groups else "train"
+    verdict, reason = "good", ""
+    if where == "none":
+        verdict, reason = "unlisted", f"in neither list of split {split.number}"
+    elif name is None:
+        verdict, reason = "bad", "file name is not v_<Class>_g<group>_c<clip>.<suffix>"
+    elif action not in labels:
+        verdict, reason = "bad", f"class {action} is not in classInd.txt"
+    return Row(
+        video=item.video,
+        action=action,
+        label=labels.get(action, -1),
+        group=name.group if name else 0,
+        clip=name.clip if name else 0,
+        split=where,
+        verdict=verdict,
+        reason=reason,
+        bytes=int(item.bytes),
+        sha256=item.sha256,
+    )
+
+
+def ingest(rows: list[Row], paths: Mapping[str, Path], out: Path, config: DecodeConfig) -> pd.DataFrame:
+    """Decodes the rows' videos (paths: video -> file) into out/25, out/15, out/10; returns the manifest.
+
+    Uses every core that the process may run on. Raises TooManyBadVideos, with the list, when more than
+    max_bad_fraction of the listed videos are bad.
+    """
+    for rate in RATES:
+        (out / str(rate)).mkdir(parents=True, exist_ok=True)
+    shards: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.shard:
+            shards.setdefault(row.shard, []).append(row)
+    done = [row for row in rows if not row.shard]
+    workers = len(os.sched_getaffinity(0))
+    jobs = [(shard, members, [paths[row.video] for row in members], out, config) for shard, members in shards.items()]
+    with (
+        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
+        tqdm(total=sum(map(len, shards.values())), desc="decode", unit="video") as progress,
+    ):
+        for finished in pool.map(_write_shards, *zip(*jobs, strict=True)) if jobs else ():
+            done.extend(finished)
+            progress.update(len(finished))
+            progress.set_postfix(bad=sum(row.verdict == "bad" for row in done))
+    manifest = pd.DataFrame([asdict(row) for row in sorted(done, key=lambda row: row.video)])
+    _refuse_if_too_bad(manifest, config.max_bad_fraction)
+    return manifest
+
+
+def _write_shards(shard: str, rows: list[Row], paths: list[Path], out: Path, config: DecodeConfig) -> list[Row]:
+    """One shard at the three rates; returns its rows with the verdicts."""
+    finished = []
+    samples: dict[int, list[dict[str, object]]] = {rate: [] for rate in RATES}
+    for row, path in zip(rows, paths, strict=True):
+        try:
+            video = _decode_verified(row, path, config)
+        except VideoError as error:
+            finished.append(replace(row, verdict="bad", reason=str(error), shard=""))
+            continue
+        counts = {}
+        for rate in RATES:
+            chosen = [video.jpegs[i] for i in resample(video.pts, video.tick, rate)]
+            counts[f"frames_{rate}"] = len(chosen)
+            samples[rate].append(
+                sample(
+                    Path(row.video).stem,
+                    chosen,
+                    action=row.action,
+                    label=row.label,
+                    group=row.group,
+                    clip=row.clip,
+                    fps=rate,
+                    source_sha256=row.sha256,
+                )
+            )
+        finished.append(
+            replace(
+                row,
+                codec=video.codec,
+                packed=video.packed,
+                rate=str(video.fps),
+                height=video.height,
+                width=video.width,
+                frames=len(video.jpegs),
+                header_frames=video.header_frames,
+                **counts,
+            )
+        )
+    for rate in RATES:
+        if samples[rate]:
+            write_shard(out / str(rate) / shard, samples[rate])
+    return finished
+
+
+def _decode_verified(row: Row, path: Path, config: DecodeConfig) -> DecodedVideo:
+    """Decodes the file that the index lists; another content under its name is refused."""
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise VideoError(error.strerror or str(error)) from error
+    if digest != row.sha256:
+        raise VideoError("content differs from the index; index it again with: dvc repro -f -s fetch")
+    return decode(path, height=config.height, width=config.width, qscale=config.jpeg_qscale, timeout_s=config.timeout_s)
+
+
+def _refuse_if_too_bad(manifest: pd.DataFrame, limit: float) -> None:
+    listed = manifest[manifest["verdict"] != "unlisted"]
+    bad = listed[listed["verdict"] == "bad"]
+    if listed.empty:
+        raise TooManyBadVideos(f"none of the {len(manifest)} videos found is in the split's lists")
+    if len(bad) > limit * len(listed):
+        table = "\n".join(f"  {row.video}: {row.reason}" for row in bad.itertuples())
+        raise TooManyBadVideos(
+            f"{len(bad)} of {len(listed)} listed videos are bad, over decode.max_bad_fraction = {limit:g}:\n{table}"
+        )
+
+
+def summarise(manifest: pd.DataFrame, split: Split) -> dict[str, object]:
+    """Counts for metrics/decode.json; `found` is always good + bad + unlisted."""
+    good = manifest[manifest["verdict"] == "good"]
+    seconds = sum(frames / Fraction(rate) for frames, rate in zip(good["frames"], good["rate"], strict=True))
+    return {
+        "videos": {
+            "found": len(manifest),
+            **{verdict: int((manifest["verdict"] == verdict).sum()) for verdict in ("good", "bad", "unlisted")},
+            "listed_but_absent": len((split.train | split.test) - set(manifest["video"])),
+        },
+        "bad": manifest[manifest["verdict"] == "bad"]["reason"].value_counts().to_dict(),
+        "splits": {name: int((good["split"] == name).sum()) for name in ("train", "validation", "test")},
+        "frames": {"source": int(good["frames"].sum())} | {str(r): int(good[f"frames_{r}"].sum()) for r in RATES},
+        "source": {
+            "classes": int(good["action"].nunique()),
+            "codecs": good["codec"].value_counts().to_dict(),
+            "rates": good["rate"].value_counts().to_dict(),
+            "packed_b_frames": int(good["packed"].sum()),
+            "fewer_frames_than_header": int((good["frames"] < good["header_frames"]).sum()),
+            "seconds": round(float(seconds), 2),
+        },
+    }

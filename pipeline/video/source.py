@@ -1,0 +1,86 @@
+"""Where the raw videos come from: generated, a folder of the user's, or the UCF101 archives.
+
+Whatever the kind, the result is a folder with the official split lists and videos.csv, a row a video: its name in
+the lists, the path of its file, size and digest. A relative path is relative to that folder.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from pipeline.video import archives, motions, ucf101
+from pipeline.video.download import download
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """Section `source.folder`: a UCF101-shaped folder, read in place. root holds the class folders, lists the
+    split lists and classInd.txt; null unless source.kind is folder."""
+
+    root: str | None
+    lists: str | None
+
+
+@dataclass(frozen=True)
+class Ucf101Config:
+    """Section `source.ucf101`. url: the folder of the two archives on the web, or of a mirror."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Section `source`; only the subsection of its kind is used."""
+
+    kind: Literal["motions", "folder", "ucf101"]
+    motions: motions.MotionsConfig
+    folder: FolderConfig
+    ucf101: Ucf101Config
+
+    def __post_init__(self) -> None:
+        if self.kind == "folder" and (self.folder.root is None or self.folder.lists is None):
+            raise ValueError("kind is folder: folder.root and folder.lists must both be paths, not null")
+
+
+def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
+    """Fills the folder `raw` and returns the table of videos.csv.
+
+    downloads: where archives are kept until they are unpacked; an interrupted download continues there.
+    """
+    raw.mkdir(parents=True, exist_ok=True)
+    if config.kind == "folder":
+        root, lists = Path(config.folder.root), Path(config.folder.lists)
+        _copy_lists(lists, raw / ucf101.LISTS)
+        table = ucf101.index_videos(root, relative_to=None)
+    else:
+        if config.kind == "motions":
+            motions.generate(config.motions, raw, workers=len(os.sched_getaffinity(0)))
+        else:
+            _unpack_ucf101(config.ucf101.url, raw, downloads)
+        table = ucf101.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
+    ucf101.read_labels(raw / ucf101.LISTS)  # refuses bad lists now, not after hours of decoding
+    for number in ucf101.SPLIT_NUMBERS:
+        ucf101.read_split(raw / ucf101.LISTS, number)
+    ucf101.write_index(table, raw)
+    return table
+
+
+def _copy_lists(lists: Path, to: Path) -> None:
+    if not lists.is_dir():
+        raise ValueError(f"source.folder.lists: {lists} is not a folder; it should hold classInd.txt and the lists")
+    to.mkdir(parents=True, exist_ok=True)
+    for file in sorted(lists.glob("*.txt")):
+        shutil.copyfile(file, to / file.name)
+
+
+def _unpack_ucf101(url: str, raw: Path, downloads: Path) -> None:
+    splits = download(archives.SPLITS, url, downloads)
+    videos = download(archives.VIDEOS, url, downloads)
+    archives.extract_splits(splits, raw)
+    archives.extract_videos(videos, raw, ucf101.classes_of(raw / ucf101.LISTS))
+    for archive in (videos, splits):
+        archive.unlink()

@@ -1,0 +1,22 @@
+"""Stage fetch: videos and split lists, generated, indexed in place or downloaded -> data/raw."""
+
+from pathlib import Path
+
+from pipeline.params import load_section
+from pipeline.results import write_metrics
+from pipeline.video.source import SourceConfig, fetch
+from stages.entry import run
+
+
+def main() -> None:
+    config = load_section("params.yaml", "source", SourceConfig)
+    table = fetch(config, Path("data/raw"), downloads=Path("runs/fetch"))
+    classes = table["video"].str.split("/").str[0].nunique()
+    write_metrics(
+        Path("metrics/fetch.json"),
+        {"kind": config.kind, "videos": len(table), "classes": classes, "bytes": int(table["bytes"].sum())},
+    )
+
+
+if __name__ == "__main__":
+    run("fetch", main)

@@ -1,0 +1,52 @@
+"""Stage probe: an MLP on one choice of features, with its controls -> video-level accuracy on the official split."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.params import load_section
+from pipeline.probe.classifier import ProbeConfig, Subset, chance, read_features, run_probe, summarise
+from pipeline.results import write_metrics, write_table
+from stages.entry import run
+
+
+def main() -> None:
+    choice = sys.argv[1]
+    config = load_section("params.yaml", "probe", ProbeConfig)
+    folder = Path("data/features")
+    videos = pd.read_csv(folder / "videos.csv")
+    labels, classes = videos["label"].to_numpy(), int(videos["label"].max()) + 1
+
+    runs, splits = {}, {}
+    for kind in (choice, "encoder"):
+        features = read_features(folder, kind)
+        splits = {
+            name: Subset.of(features, labels, (videos["split"] == name).to_numpy())
+            for name in ("train", "validation", "test")
+        }
+        runs[kind] = [run_probe(config, **splits, classes=classes, seed=seed) for seed in config.seeds]
+    test = splits["test"]
+    write_metrics(
+        Path(f"metrics/probe_{choice}.json"),
+        {
+            "probe": summarise(runs[choice], test.labels) | {"features": read_features(folder, choice).shape[1]},
+            "controls": {
+                "encoder": summarise(runs["encoder"], test.labels),
+                "chance": chance(splits["train"], test, classes=classes),
+            },
+            "data": {"videos": {name: len(subset.labels) for name, subset in splits.items()}},
+        },
+    )
+    first = runs[choice][0]
+    names = dict(zip(videos["label"], videos["action"], strict=True))
+    pairs = zip(test.labels.tolist(), first.scores.argmax(1).tolist(), strict=True)
+    write_table(Path(f"plots/probe_{choice}_accuracy.csv"), first.curve)
+    write_table(
+        Path(f"plots/probe_{choice}_confusion.csv"),
+        [{"actual": names[actual], "predicted": names.get(guess, str(guess))} for actual, guess in pairs],
+    )
+
+
+if __name__ == "__main__":
+    run("probe", main)

@@ -1,0 +1,46 @@
+"""Stage train: shards -> models/<model>.safetensors, through the frame-rate curriculum."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from pipeline.nets.encoder import load_weights
+from pipeline.params import load_section
+from pipeline.results import write_metrics, write_table
+from pipeline.training.checkpoint import ModelCard, build_net, save_model
+from pipeline.training.loop import TrainConfig, train
+from pipeline.video.shards import RATES, open_videos
+from stages.entry import run
+
+
+def main() -> None:
+    name = sys.argv[1]
+    config = load_section("params.yaml", f"train.{name}", TrainConfig)
+    shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
+    height, width = open_videos(shards[RATES[0]], "train")[0].read(0, 1).shape[2:]
+    torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
+    card = ModelCard(
+        name, config.net, height, width, config.seeds, config.horizon, config.clip_feedback, config.loss, {}
+    )
+    net = build_net(card)
+    card.encoder.update(load_weights(net.encoder, config.encoder))
+    record = train(net, config, shards, name=name, run=Path("runs", f"train_{name}"))
+
+    save_model(Path(f"models/{name}.safetensors"), net, card)
+    write_table(Path(f"plots/train_{name}.csv"), record.curve)
+    write_table(Path(f"plots/validation_{name}.csv"), record.validation)
+    trainable = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    write_metrics(
+        Path(f"metrics/train_{name}.json"),
+        {
+            "loss": {"train": record.curve[-1]["loss"], "validation": record.best_loss},
+            "steps": record.step,
+            "parameters": {"trainable": trainable, "total": sum(p.numel() for p in net.parameters())},
+            "encoder": card.encoder,
+        },
+    )
+
+
+if __name__ == "__main__":
+    run("train", main)

@@ -1,0 +1,289 @@
+"""The networks: counts, blocks against independent references, frozen encoder, roll-outs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import correlate2d
+
+from pipeline.nets import full_res, lvln, one_frame
+from pipeline.nets.blocks import ConvGRU, LateralBlock, LocationConv
+from pipeline.nets.encoder import TAPS, Encoder, load_weights
+from pipeline.nets.rollout import predict
+
+VARIANTS = {
+    "lvln": (lvln, lvln.Config(4, "pixel_shuffle")),
+    "one_frame": (one_frame, one_frame.Config(4, "bilinear")),
+    "full_res": (full_res, full_res.Config(4)),
+}
+
+
+def small(name: str, *, height: int = 32, width: int = 64) -> torch.nn.Module:
+    torch.manual_seed(0)
+    module, config = VARIANTS[name]
+    return module.build(config, Encoder(), height=height, width=width)
+
+
+def count(net: torch.nn.Module, *, trainable: bool) -> int:
+    return sum(p.numel() for p in net.parameters() if p.requires_grad or not trainable)
+
+
+def test_parameter_counts_are_the_reports() -> None:
+    """Counted once by instantiating the lab's own classes."""
+    ladder = lvln.build(lvln.Config(64, "bilinear"), Encoder(), height=128, width=160)
+    assert count(ladder, trainable=True) == 26_438_387
+    assert count(ladder, trainable=False) == 37_614_899
+    full = full_res.build(full_res.Config(64), Encoder(), height=64, width=96)
+    assert count(full, trainable=True) == 19_083_139
+    assert count(full, trainable=False) == 30_259_651
+    assert count(Encoder(), trainable=False) == 11_176_512
+    assert count(Encoder(), trainable=True) == 0
+
+
+def test_pixel_shuffle_adds_only_its_own_outputs() -> None:
+    counts = {
+        up: count(lvln.build(lvln.Config(64, up), Encoder(), height=128, width=160), trainable=True)
+        for up in ("pixel_shuffle", "bilinear", "nearest")
+    }
+    assert counts["nearest"] == counts["bilinear"]
+    assert counts["pixel_shuffle"] - counts["bilinear"] == 9 * (320 + 1)  # 12 outputs instead of 3
+
+
+def test_feature_counts_of_the_report() -> None:
+    net = lvln.build(lvln.Config(64, "bilinear"), Encoder(), height=128, width=160).eval()
+    with torch.no_grad():
+        _, states = net(torch.rand(1, 3, 128, 160))
+    sizes = [state[0].numel() for state in states]
+    assert sizes[-1] == 15_360
+    assert sum(sizes[:-1]) == 128 * 10_080
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("seeds", [1, 3, 5, 9])
+def test_any_number_of_seeds_and_any_horizon(name: str, seeds: int) -> None:
+    net = small(name).eval()
+    with torch.no_grad():
+        for horizon in (1, 2, 4):
+            predictions, _ = predict(net, torch.rand(2, seeds, 3, 32, 64), horizon=horizon, clip_feedback=True)
+            assert predictions.shape == (2, horizon, 3, 32, 64)
+            assert predictions.isfinite().all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("clip_feedback", [True, False])
+def test_rolling_out_is_appending_predictions_to_the_seeds(name: str, clip_feedback: bool) -> None:
+    """The report's one-frame routine: append the prediction to the seeds, start again, predict one more."""
+    net = small(name).eval()
+    seeds = torch.rand(2, 3, 3, 32, 64) * 3 - 1  # wide, so that clipping matters
+    with torch.no_grad():
+        rolled, _ = predict(net, seeds, horizon=3, clip_feedback=clip_feedback)
+        grown, expected = seeds, []
+        for _ in range(3):
+            nxt, _ = predict(net, grown, horizon=1, clip_feedback=clip_feedback)
+            expected.append(nxt[:, 0])
+            fed = nxt.clamp(0, 1) if clip_feedback else nxt
+            grown = torch.cat([grown, fed], 1)
+    torch.testing.assert_close(rolled, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_batched_encoding_equals_step_by_step(name: str) -> None:
+    """predict() encodes all seeds in one batch; the plain form calls the network frame by frame."""
+    net = small(name).eval()
+    seeds = torch.rand(2, 4, 3, 32, 64)
+    with torch.no_grad():
+        got, got_states = predict(net, seeds, horizon=1, clip_feedback=True)
+        states = None
+        for t in range(4):
+            frame, states = net(seeds[:, t], states)
+    torch.testing.assert_close(got[:, 0], frame, rtol=1e-4, atol=1e-5)
+    for a, b in zip(got_states, states, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_order_of_seeds_matters_and_batch_members_do_not_mix() -> None:
+    net = small("lvln").eval()
+    seeds = torch.rand(2, 3, 3, 32, 64)
+    with torch.no_grad():
+        together, _ = predict(net, seeds, horizon=2, clip_feedback=True)
+        alone, _ = predict(net, seeds[1:], horizon=2, clip_feedback=True)
+        reversed_, _ = predict(net, seeds.flip(1), horizon=2, clip_feedback=True)
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together, reversed_, atol=1e-3)
+
+
+@pytest.mark.parametrize(("seeds", "horizon", "message"), [((2, 0), 1, "seeds"), ((2, 3), 0, "horizon")])
+def test_predict_refuses_what_it_cannot_do(seeds: tuple[int, int], horizon: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict(small("lvln"), torch.rand(*seeds, 3, 32, 64), horizon=horizon, clip_feedback=True)
+
+
+def test_conv_gru_against_scipy() -> None:
+    """One step of the ConvGRU's equations, each convolution by scipy on numpy arrays."""
+    torch.manual_seed(1)
+    gru = ConvGRU(2, 3, kernel=5).double()
+    x, h = torch.randn(1, 2, 6, 7).double(), torch.randn(1, 3, 6, 7).double()
+
+    def conv(layer: torch.nn.Conv2d, maps: np.ndarray) -> np.ndarray:
+        kernel, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        return np.stack(
+            [
+                bias[o] + sum(correlate2d(maps[i], kernel[o, i], mode="same") for i in range(len(maps)))
+                for o in range(len(kernel))
+            ]
+        )
+
+    def sigmoid(a: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-a))
+
+    xs, hs = x[0].numpy(), h[0].numpy()
+    gates = sigmoid(conv(gru.gates, np.concatenate([xs, hs])))
+    z, r = gates[:3], gates[3:]
+    n = np.tanh(conv(gru.candidate, np.concatenate([xs, r * hs])))
+    np.testing.assert_allclose(gru(x, h)[0].detach().numpy(), (1 - z) * hs + z * n, rtol=1e-10, atol=1e-10)
+
+
+def test_location_conv_by_hand() -> None:
+    conv = LocationConv(2, 4, height=3, width=5)
+    assert not conv.bias_map.any()  # zero at first: a plain convolution
+    x = torch.randn(2, 2, 3, 5)
+    torch.testing.assert_close(conv(x), conv.conv(x))
+    with torch.no_grad():
+        conv.bias_map.copy_(torch.randn(3, 5, 3))
+    extra = (conv(x) - conv.conv(x)).detach()
+    for row in range(3):
+        for column in range(5):
+            b = conv.bias_map[row, column].detach()
+            expected = b[0] * (column / 4) + b[1] * (row / 2) + b[2]  # ramps 0 … 1 on both axes
+            assert torch.allclose(extra[:, :, row, column], expected.expand(2, 4), atol=1e-5)
+
+
+def test_lateral_block_carries_the_tap_past_the_memory() -> None:
+    block = LateralBlock(8, 4, height=6, width=6, location=True)
+    x = torch.randn(2, 8, 6, 6)
+    features, state = block(x, None)
+    assert features.shape == (2, 16, 6, 6)
+    assert state.shape == (2, 12, 6, 6)
+    torch.testing.assert_close(features[:, :4], block.point(x))
+    torch.testing.assert_close(features[:, 4:], state)
+    torch.testing.assert_close(block(x, torch.zeros_like(state))[1], state)  # the initial state is zero
+
+
+def test_encoder_taps_match_their_description() -> None:
+    taps = Encoder()(torch.rand(2, 3, 64, 96))
+    assert {name: (tap.shape[1], 64 // tap.shape[2], 96 // tap.shape[3]) for name, tap in taps.items()} == {
+        name: (tap.channels, tap.stride, tap.stride) for name, tap in TAPS.items()
+    }
+
+
+def test_encoder_equals_torchvisions_own_extractor() -> None:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    torch.manual_seed(0)
+    encoder = Encoder()
+    nodes = {"relu": "conv1", "layer1": "layer1", "layer2": "layer2", "layer3": "layer3", "layer4": "layer4"}
+    resnet = encoder.resnet
+    resnet.fc = torch.nn.Linear(512, 3)  # the tracer runs the whole network
+    reference = create_feature_extractor(resnet.eval(), nodes)
+    images = torch.rand(2, 3, 64, 64)
+    normalised = (images - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    for name, tap in encoder(images).items():
+        torch.testing.assert_close(tap, reference(normalised)[name])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_frozen_means_frozen(name: str) -> None:
+    """Training steps change the ladder and no number of the encoder, batch-norm statistics included."""
+    net = small(name)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net.train()
+    assert not any(module.training for module in net.encoder.modules())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(2):
+        predictions, _ = predict(net, torch.rand(2, 2, 3, 32, 64), horizon=2, clip_feedback=True)
+        optimizer.zero_grad()
+        predictions.square().mean().backward()
+        optimizer.step()
+    after = net.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("encoder."))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    trainable = {key for key, parameter in net.named_parameters() if parameter.requires_grad}
+    assert trainable <= changed
+
+
+def test_gradients_reach_the_first_seed_and_flow_through_fed_back_predictions() -> None:
+    net = small("lvln")
+    seeds = torch.rand(1, 3, 3, 32, 64, requires_grad=True)
+    predictions, _ = predict(net, seeds, horizon=2, clip_feedback=False)
+    predictions[:, 1].sum().backward()
+    assert all(seeds.grad[0, t].abs().sum() > 0 for t in range(3))
+
+
+def test_random_encoder_is_scaled_like_a_trained_one() -> None:
+    """Without batch-norm statistics an untrained ResNet's activations grow from block to block."""
+    torch.manual_seed(0)
+    encoder = Encoder()
+    assert load_weights(encoder, "random")["weights"] == "random"
+    first = {key: value.clone() for key, value in encoder.state_dict().items()}
+    taps = encoder(torch.rand(4, 3, 64, 64))
+    assert all(0.1 < float(tap.std()) < 10 for tap in taps.values())
+    assert not any(module.training for module in encoder.modules())
+    load_weights(encoder, "random")
+    assert all(torch.equal(first[key], value) for key, value in encoder.state_dict().items())
+
+
+def test_encoder_weights_from_a_file(tmp_path) -> None:
+    source = Encoder()
+    state = {key: torch.full_like(value, 0.5) for key, value in source.resnet.state_dict().items()}
+    torch.save(state | {"fc.weight": torch.zeros(3)}, tmp_path / "whole.pth")
+    encoder = Encoder()
+    assert load_weights(encoder, str(tmp_path / "whole.pth"))["random_layers"] == []
+    assert all((value == 0.5).all() for value in encoder.resnet.state_dict().values() if value.is_floating_point())
+
+    partial = {key: value for key, value in state.items() if not key.startswith("layer4")}
+    torch.save(partial, tmp_path / "partial.pth")
+    encoder = Encoder()
+    drawn = encoder.resnet.layer4[0].conv1.weight.clone()
+    info = load_weights(encoder, str(tmp_path / "partial.pth"))
+    assert info["random_layers"] == ["layer4"]
+    assert len(info["sha256"]) == 64
+    assert torch.equal(encoder.resnet.layer4[0].conv1.weight, drawn)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("layer2.0.conv1.weight"), "incomplete layers.*layer2"),
+        (lambda state: state.update(head=torch.zeros(1)), "unknown.*head"),
+        (lambda state: state.update({"conv1.weight": torch.zeros(64, 3, 3, 3)}), "do not fit"),
+        (lambda state: state.clear(), "do not fit"),
+    ],
+)
+def test_encoder_weights_that_do_not_fit_are_refused(tmp_path, change, message: str) -> None:
+    state = Encoder().resnet.state_dict()
+    change(state)
+    torch.save(state, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=message):
+        load_weights(Encoder(), str(tmp_path / "bad.pth"))
+
+
+def test_missing_encoder_weights_say_what_to_do(tmp_path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match=r"no file .*nowhere\.pth; give imagenet, random, or the path"):
+        load_weights(Encoder(), str(tmp_path / "nowhere.pth"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        "torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value.url",
+        "http://127.0.0.1:9/r18-f37072fd.pth",
+        raising=False,
+    )
+    with pytest.raises(ValueError, match=r"put that file at .*checkpoints.*or set encoder"):
+        load_weights(Encoder(), "imagenet")
+
+
+def test_same_seed_same_initial_weights() -> None:
+    first, second = small("lvln"), small("lvln")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert math.isfinite(sum(float(p.sum()) for p in first.parameters()))

@@ -1,0 +1,175 @@
+"""params.yaml: what is accepted, what is refused and in which words; presets; how DVC rewrites it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from pipeline.evaluation.score import EvaluateConfig
+from pipeline.nets import full_res, lvln, one_frame
+from pipeline.params import Above, AtLeast, Between, MultipleOf, ParamsError, from_dict, load_section, read_yaml
+from pipeline.probe.classifier import ProbeConfig
+from pipeline.probe.features import FeaturesConfig
+from pipeline.training.loop import TrainConfig
+from pipeline.video.ingest import DecodeConfig
+from pipeline.video.source import SourceConfig
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+VARIANTS = {"lvln": lvln, "one_frame": one_frame, "full_res": full_res}
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: Annotated[float, Above(0)]
+
+
+@dataclass(frozen=True)
+class Example:
+    count: Annotated[int, AtLeast(1)]
+    share: Annotated[float, Between(0, 1)]
+    size: Annotated[int, MultipleOf(32)]
+    kind: Literal["a", "b"]
+    level: Literal[1, 2]
+    on: bool
+    root: str | None
+    inner: Inner
+    items: tuple[Inner, ...]
+    free: dict
+
+    def __post_init__(self) -> None:
+        if self.kind == "b" and self.root is None:
+            raise ValueError("kind is b: root must not be null")
+
+
+GOOD = {
+    "count": 1,
+    "share": 1,
+    "size": 64,
+    "kind": "a",
+    "level": 1,
+    "on": False,
+    "root": None,
+    "inner": {"rate": 0.1},
+    "items": [{"rate": 1}, {"rate": 2.5}],
+    "free": {"width": 4},
+}
+
+
+def test_good_values_become_the_dataclass() -> None:
+    got = from_dict(GOOD, Example, where="x")
+    assert got == Example(1, 1.0, 64, "a", 1, False, None, Inner(0.1), (Inner(1.0), Inner(2.5)), {"width": 4})
+    assert isinstance(got.share, float)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 0}, "x.count: 0 is out of range; allowed: at least 1"),
+        ({"count": 1.0}, "x.count: 1.0 is not an integer"),
+        ({"count": True}, "x.count: true is not an integer"),
+        ({"count": "1"}, "x.count: '1' is not an integer"),
+        ({"count": None}, "x.count: null is not an integer"),
+        ({"share": 1.01}, "x.share: 1.01 is out of range; allowed: from 0 to 1"),
+        ({"share": float("nan")}, "x.share: nan is not a number"),
+        ({"share": "1e-5"}, "x.share: '1e-5' is not a number"),
+        ({"size": 48}, "x.size: 48 is out of range; allowed: a positive multiple of 32"),
+        ({"size": 0}, "x.size: 0 is out of range"),
+        ({"kind": "c"}, "x.kind: 'c' is not allowed; allowed: 'a', 'b'"),
+        ({"level": True}, "x.level: true is not allowed; allowed: 1, 2"),
+        ({"on": 1}, "x.on: 1 is not true or false"),
+        ({"root": 3}, "x.root: 3 is not a string"),
+        ({"inner": 3}, "x.inner: 3 is not a mapping; allowed: rate"),
+        ({"inner": {"rate": 0}}, "x.inner.rate: 0 is out of range; allowed: above 0"),
+        ({"inner": {}}, "x.inner.rate: missing key; allowed: a number above 0"),
+        ({"items": {"rate": 1}}, "x.items: {'rate': 1} is not a list"),
+        ({"items": [{"rate": 1}, {"rate": -1}]}, "x.items.1.rate: -1 is out of range"),
+        ({"items": [{"rate": 1, "extra": 2}]}, "x.items.0.extra: unknown key (value 2); allowed: rate"),
+        ({"typo": 5}, "x.typo: unknown key (value 5); allowed: count, share"),
+        ({"kind": "b"}, "x: kind is b: root must not be null"),
+        ({"free": 3}, "x.free: 3 is not a mapping"),
+    ],
+)
+def test_bad_values_are_refused_with_key_value_and_what_is_allowed(change: dict, message: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        from_dict({**GOOD, **change}, Example, where="x")
+    assert message in str(error.value)
+
+
+def test_all_problems_are_reported_together() -> None:
+    bad = {**GOOD, "count": 0, "on": "yes", "typo": 1}
+    del bad["kind"]
+    with pytest.raises(ParamsError) as error:
+        from_dict(bad, Example, where="x")
+    assert all(key in str(error.value) for key in ("x.count", "x.on", "x.typo", "x.kind"))
+
+
+def test_small_rates_as_dvc_writes_them_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("probe:\n  rate: 1e-05\n")
+    assert load_section(file, "probe", Inner).rate == 0.00001
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "message"),
+    [
+        ("probe:\n  rate: 1\nother: 1\n", "probe", "unknown section other; allowed: source, decode"),
+        ("decode: {}\n", "probe", "section probe is missing"),
+        ("train:\n  lvln: 1\n", "train.one_frame", "section train.one_frame is missing"),
+        ("- 1\n", "probe", "expected a mapping"),
+        ("probe: [\n", "probe", "cannot be read as YAML"),
+        ("probe:\n  rate: 1\n  rate: 2\n", "probe", "cannot be read as YAML"),
+        (None, "probe", "cannot be read as YAML"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, text: str | None, section: str, message: str) -> None:
+    file = tmp_path / "params.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ParamsError, match=message.replace("[", r"\[")):
+        load_section(file, section, Inner)
+
+
+def read_all(file: Path) -> None:
+    """Every section as its stage reads it."""
+    for section, kind in {
+        "source": SourceConfig,
+        "decode": DecodeConfig,
+        "evaluate": EvaluateConfig,
+        "features": FeaturesConfig,
+        "probe": ProbeConfig,
+    }.items():
+        load_section(file, section, kind)
+    assert set(read_yaml(file)["train"]) == set(VARIANTS)
+    for name, variant in VARIANTS.items():
+        config = load_section(file, f"train.{name}", TrainConfig)
+        from_dict(config.net, variant.Config, where=f"train.{name}.net")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_parameter_file_is_valid(file: Path) -> None:
+    read_all(file)
+
+
+def key_tree(node: object) -> object:
+    return {key: key_tree(value) for key, value in node.items()} if isinstance(node, dict) else None
+
+
+@pytest.mark.parametrize("file", FILES[1:], ids=lambda file: file.name)
+def test_presets_have_the_key_tree_of_params_yaml(file: Path) -> None:
+    assert key_tree(read_yaml(file)) == key_tree(read_yaml(ROOT / "params.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_parameter_files_are_written_as_dvc_rewrites_them(file: Path, tmp_path: Path) -> None:
+    """`dvc exp run -S` must change one line and leave the rest, comments included."""
+    from dvc.utils.serialize import modify_yaml
+
+    copy = tmp_path / "params.yaml"
+    copy.write_text(file.read_text())
+    with modify_yaml(str(copy)) as data:
+        data["probe"]["hidden"] = 77
+    before, after = file.read_text().splitlines(), copy.read_text().splitlines()
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert [b.split("#")[0].rstrip() for _, b in changed] == ["  hidden: 77"]
