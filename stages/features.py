@@ -13,12 +13,12 @@ from stages.entry import run
 
 def main() -> None:
     config = load_section("params.yaml", "features", FeaturesConfig)
-    net, _ = load_model(f"models/{config.model}.safetensors")
+    net, card = load_model(f"models/{config.model}.safetensors")
     net.to(pick_device(config.device, key="features.device"))
     by_split = {s: open_videos(Path("data/shards", str(config.fps)), s) for s in ("train", "validation", "test")}
     videos = [video for members in by_split.values() for video in members]
     splits = [split for split, members in by_split.items() for _ in members]
-    numbers = extract(net, videos, splits, Path("data/features"), batch=config.batch)
+    numbers = extract(net, card, videos, splits, Path("data/features"), batch=config.batch)
     write_metrics(Path("metrics/features.json"), {"numbers": numbers, "videos": len(videos), "fps": config.fps})
 
 

@@ -10,7 +10,7 @@ from pipeline.params import load_section
 from pipeline.results import write_metrics, write_table
 from pipeline.training.checkpoint import ModelCard, build_net, save_model
 from pipeline.training.loop import TrainConfig, train
-from pipeline.video.shards import RATES, open_videos
+from pipeline.video.shards import RATES
 from stages.entry import run
 
 
@@ -18,10 +18,17 @@ def main() -> None:
     name = sys.argv[1]
     config = load_section("params.yaml", f"train.{name}", TrainConfig)
     shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
-    height, width = open_videos(shards[RATES[0]], "train")[0].read(0, 1).shape[2:]
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
     card = ModelCard(
-        name, config.net, height, width, config.seeds, config.horizon, config.clip_feedback, config.loss, {}
+        name,
+        config.net,
+        config.height,
+        config.width,
+        config.seeds,
+        config.horizon,
+        config.clip_feedback,
+        config.loss,
+        encoder={},
     )
     net = build_net(card)
     card.encoder.update(load_weights(net.encoder, config.encoder))

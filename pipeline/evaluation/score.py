@@ -58,7 +58,7 @@ def score(
     position = 0
     order = EpochOrder(len(clips), config.batch, shuffle=False)
     for batch in tqdm(load(clips, order), desc=f"evaluate {card.model}", unit="batch"):
-        images = as_images(batch.to(device))
+        images = as_images(batch.to(device), height=card.height, width=card.width)
         seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
         predictions, _ = predict(net, seeds, horizon=config.horizon, clip_feedback=card.clip_feedback)
         tables["model"].add(predictions, targets)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.nets.ladder import Ladder, States
 from pipeline.params import AtLeast
+from pipeline.training.checkpoint import ModelCard
 from pipeline.video.clips import as_images
 from pipeline.video.shards import StoredVideo
 
@@ -44,8 +45,9 @@ def select(states: States) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def watch(net: Ladder, videos: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Feeds whole videos, each uint8 (T, 3, H, W) of its own length -> features (B, numbers) by name.
+def watch(net: Ladder, videos: Sequence[Tensor], *, height: int, width: int) -> dict[str, Tensor]:
+    """Feeds whole videos, each uint8 (T, 3, H, W) of its own length, at height × width pixels
+    -> features (B, numbers) by name.
 
     The videos advance together, the longest first; each leaves the batch after its last frame.
     """
@@ -55,8 +57,8 @@ def watch(net: Ladder, videos: Sequence[Tensor]) -> dict[str, Tensor]:
     states, encoder_sums = None, None
     for t in range(len(videos[order[0]])):
         active = sum(len(video) > t for video in videos)
-        frames = as_images(torch.stack([videos[i][t] for i in order[:active]]).to(device))
-        taps = net.encode(frames)
+        stacked = torch.stack([videos[i][t] for i in order[:active]]).to(device)
+        taps = net.encode(as_images(stacked, height=height, width=width))
         states = tuple(state[:active] for state in states) if states else None
         _, states = net.observe(taps, states)
         pooled = torch.cat([tap.mean((2, 3)) for name, tap in taps.items() if name != "stem"], 1)
@@ -69,7 +71,7 @@ def watch(net: Ladder, videos: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def extract(
-    net: Ladder, videos: Sequence[StoredVideo], splits: Sequence[str], out: Path, *, batch: int
+    net: Ladder, card: ModelCard, videos: Sequence[StoredVideo], splits: Sequence[str], out: Path, *, batch: int
 ) -> dict[str, int]:
     """Writes out/videos.csv (a row a video: key, action, label, group, split) and out/<name>.npy, float32
     (videos, numbers), row by row in the same order; no more than a batch of videos is in memory. Returns how many
@@ -79,7 +81,7 @@ def extract(
     pd.DataFrame(table, columns=["video", "action", "label", "group", "split"]).to_csv(out / "videos.csv", index=False)
     files: dict[str, np.ndarray] = {}
     for first, loaded in _batches(videos, batch):
-        for name, values in watch(net, loaded).items():
+        for name, values in watch(net, loaded, height=card.height, width=card.width).items():
             if name not in files:
                 shape = (len(videos), values.shape[1])
                 files[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.float32, shape)

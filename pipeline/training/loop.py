@@ -25,7 +25,7 @@ from tqdm import tqdm
 from pipeline.device import pick_device
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
-from pipeline.params import Above, AtLeast
+from pipeline.params import Above, AtLeast, MultipleOf
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.losses import LossConfig, loss_per_image
 from pipeline.video.clips import Clips, ClipsConfig, EpochOrder, as_images, load, take_fraction
@@ -66,6 +66,8 @@ class TrainConfig:
 
     seed: Annotated[int, AtLeast(0)]
     net: dict  # the variant's own Config
+    height: Annotated[int, MultipleOf(32)]  # of the frames; at most decode's
+    width: Annotated[int, MultipleOf(32)]
     encoder: str  # imagenet, random, or the path of a ResNet-18 state dict
     seeds: Annotated[int, AtLeast(1)]  # frames in
     horizon: Annotated[int, AtLeast(1)]  # frames predicted
@@ -128,6 +130,7 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
         len(EpochOrder(len(clips), config.batch)) * phase.epochs
         for (clips, _), phase in zip(phases, config.curriculum, strict=True)
     ]
+    net.to(memory_format=torch.channels_last)  # convolutions are faster in it, on CPU and GPU
     routine = Routine(net, horizon=config.horizon, clip_feedback=config.clip_feedback)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
@@ -168,14 +171,17 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
                 rate = learning_rate(config.optimizer, progress.step, total=sum(steps))
                 optimizer.param_groups[0]["lr"] = rate
                 loss = step_loss(routine, batch, config).mean()
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"{name}: loss {loss.item()} at step {progress.step}, phase {progress.phase} "
-                        f"({phase.fps} fps); a smaller optimizer.lr may help. Last good state: {state_file}"
-                    )
                 optimizer.zero_grad()
                 fabric.backward(loss)
-                fabric.clip_gradients(routine, optimizer, max_norm=config.optimizer.clip_norm)
+                norm = fabric.clip_gradients(
+                    routine, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
+                )
+                if not torch.isfinite(loss + norm):
+                    raise FloatingPointError(
+                        f"{name}: loss {loss.item()}, gradient norm {norm.item()} at step {progress.step}, phase "
+                        f"{progress.phase} ({phase.fps} fps); a smaller optimizer.lr may help. The last good state "
+                        f"stays in {state_file}"
+                    )
                 optimizer.step()
 
                 progress.step += 1
@@ -246,7 +252,7 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
 
 def step_loss(routine: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
     """The loss of every predicted frame (B, horizon): prediction k against frame seeds + k − 1 of the clip."""
-    images = as_images(batch)
+    images = as_images(batch, height=config.height, width=config.width)
     seeds, targets = images[:, : config.seeds], images[:, config.seeds :]
     predictions = routine(seeds).float()
     losses = loss_per_image(predictions.flatten(0, 1), targets.flatten(0, 1), config.loss)

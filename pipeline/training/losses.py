@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.params import AtLeast
@@ -35,17 +34,26 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Wang et al., "Image Quality Assessment" (2004), eq. 13: Gaussian window 11, σ 1.5, K 0.01 and 0.03, population
     statistics, averaged over channels and over the positions where the whole window lies inside.
     """
-    offsets = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
-    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    window = window / window.sum()
-    # The five moments in one go, as single-channel images; the Gaussian is separable.
-    moments = torch.stack([a, b, a * a, b * b, a * b]).reshape(-1, 1, *a.shape[2:])
-    moments = F.conv2d(F.conv2d(moments, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
-    mean_a, mean_b, aa, bb, ab = moments.reshape(5, *a.shape[:2], *moments.shape[2:])
+    rows, columns = (_gaussian_matrix(size, a) for size in a.shape[2:])  # (H', H), (W', W)
+    moments = torch.stack([a, b, a * a, b * b, a * b])  # (5, N, C, H, W)
+    moments = rows @ moments @ columns.T  # (5, N, C, H', W')
+    mean_a, mean_b, aa, bb, ab = moments
     c1, c2 = K1**2, K2**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     contrast = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)
     return (luminance * contrast).mean((1, 2, 3))
+
+
+def _gaussian_matrix(size: int, like: Tensor) -> Tensor:
+    """(size − 10, size): row i filters positions i … i + 10. The Gaussian is separable, and as two small matrix
+    products it is many times faster on a CPU than as a convolution of single channels."""
+    offsets = torch.arange(WINDOW, dtype=like.dtype, device=like.device) - WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    window = window / window.sum()
+    matrix = like.new_zeros(size - WINDOW + 1, size)
+    for k in range(WINDOW):
+        matrix.diagonal(k).fill_(window[k])
+    return matrix
 
 
 def loss_per_image(prediction: Tensor, target: Tensor, weights: LossConfig) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import resize
 
 from pipeline.params import AtLeast, Between
 from pipeline.video.shards import StoredVideo
@@ -100,6 +101,19 @@ def load(clips: Clips, order: EpochOrder, *, workers: int = 0, pin_memory: bool 
     )
 
 
-def as_images(batch: torch.Tensor) -> torch.Tensor:
-    """uint8 0 … 255 -> float32 in [0, 1]."""
-    return batch.float() / 255
+def as_images(batch: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+    """uint8 0 … 255 (…, 3, H, W) -> float32 in [0, 1] (…, 3, height, width).
+
+    Frames stored larger are reduced (bilinear, antialiased); ValueError when they are stored smaller, since the
+    lost detail would be missing from the targets too.
+    """
+    stored = tuple(batch.shape[-2:])
+    images = batch.float() / 255
+    if stored == (height, width):
+        return images
+    if stored[0] < height or stored[1] < width:
+        raise ValueError(
+            f"frames are stored at {stored[0]}×{stored[1]}, smaller than the {height}×{width} of the model; "
+            f"raise decode.height and decode.width, or lower the model's"
+        )
+    return resize(images, [height, width], antialias=True)

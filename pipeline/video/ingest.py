@@ -127,7 +127,7 @@ def ingest(rows: list[Row], paths: Mapping[str, Path], out: Path, config: Decode
     for rate in RATES:
         (out / str(rate)).mkdir(parents=True, exist_ok=True)
     shards: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.video):
         if row.shard:
             shards.setdefault(row.shard, []).append(row)
     done = [row for row in rows if not row.shard]

@@ -1,0 +1,90 @@
+"""Compares metrics/*.json with a git revision's, within the stated tolerances; exits 1 with a table if they differ.
+
+    python .ci/compare_metrics.py [revision]
+
+The same parameters give the same bytes on the same machine. Elsewhere, floating-point sums are taken in another
+order, training amplifies the difference, and what must agree is listed here. Everything else must be equal.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TOLERANCES = {  # last metric name on the path: largest absolute difference
+    "psnr": 1.0,  # dB
+    "ssim": 0.03,
+    "l1": 0.006,
+    "loss": 0.02,
+    "train": 0.02,  # losses
+    "validation": 0.02,
+    "top1": 0.15,  # of 112 test videos: 17
+    "top1_std": 0.1,
+    "top5": 0.15,
+}
+RELATIVE = {"bytes": 0.02}  # of the generated videos: another build of the encoder
+
+
+def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    """{("model", "psnr", "1"): value, …}"""
+    found: dict[tuple[str, ...], object] = {}
+    for key, value in tree.items():
+        found |= flatten(value, (*path, key)) if isinstance(value, dict) else {(*path, key): value}
+    return found
+
+
+def allowed(path: tuple[str, ...], value: object) -> float:
+    """How far a number may lie from `value`."""
+    if path[0] == "data" or not isinstance(value, (int, float)):
+        return 0
+    for name in reversed(path):
+        if name in TOLERANCES:
+            return TOLERANCES[name]
+        if name in RELATIVE:
+            return RELATIVE[name] * value
+    return 0
+
+
+def differences(committed: dict, now: dict) -> list[str]:
+    """A line for each value that is absent on one side or too far off."""
+    before, after = flatten(committed), flatten(now)
+    lines = []
+    for path in sorted(before.keys() | after.keys()):
+        old, new = before.get(path, "absent"), after.get(path, "absent")
+        numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
+        if old != new and not (numbers and abs(new - old) <= allowed(path, old)):
+            lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old):g})")
+    return lines
+
+
+def committed_metrics(revision: str) -> dict[str, dict]:
+    """metrics/*.json as they are in a git revision, by path."""
+    listing = subprocess.run(
+        ["git", "ls-tree", "--name-only", revision, "metrics/"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    return {
+        name: json.loads(
+            subprocess.run(["git", "show", f"{revision}:{name}"], capture_output=True, text=True, check=True).stdout
+        )
+        for name in listing
+    }
+
+
+def main() -> None:
+    revision = sys.argv[1] if len(sys.argv) > 1 else "HEAD"
+    committed = committed_metrics(revision)
+    now = {path.as_posix(): json.loads(path.read_text()) for path in Path("metrics").glob("*.json")}
+    if not committed:
+        sys.exit(f"no metrics/*.json in {revision}: nothing to compare with")
+    lines = [
+        f"{name}: {line}"
+        for name in sorted(committed.keys() | now.keys())
+        for line in differences(committed.get(name, {}), now.get(name, {}))
+    ]
+    if lines:
+        sys.exit("\n".join(["metrics differ by more than the stated tolerance:", *lines]))
+    print(f"{len(committed)} metrics files agree with {revision} within the stated tolerances")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+# make repro   the whole pipeline, from videos to probe
+# make test    the fast tests; `make test-all` adds the slow ones
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test test-all lint setup
+
+repro: setup
+	dvc repro
+
+test: setup
+	python -m pytest
+
+test-all: setup
+	python -m pytest -m "slow or not slow"
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; name another with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
+	touch $@
+
+# After a change of dependencies in pyproject.toml; needs uv.
+.PHONY: lock
+lock:
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --constraint .ci/torch-pair.txt --output-file requirements.lock

@@ -1,0 +1,199 @@
+"""The pipeline as a user runs it: real `dvc` commands in a clone of their own, on the tiny preset."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.import_closure import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+MODELS = ("lvln", "one_frame", "full_res")
+CHOICES = ("deepest", "subsample", "combined")
+ALL = {
+    "fetch",
+    "decode",
+    "features",
+    *(f"{stage}@{model}" for stage in ("train", "evaluate") for model in MODELS),
+    *(f"probe@{choice}" for choice in CHOICES),
+}
+PROBES = {f"probe@{choice}" for choice in CHOICES}
+
+
+def call(folder: Path, *command: str, check: bool = True) -> str:
+    """Runs a command there with this Python's tools first on the path; its output, standard error included."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PATH": path, "GIT_AUTHOR_NAME": "t", "GIT_COMMITTER_NAME": "t"}
+    env |= {"GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_EMAIL": "t@example.org"}
+    done = subprocess.run(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def ran(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def stale(folder: Path) -> set[str]:
+    """Stages that are not up to date, by `dvc status`; upstream ones come with all that wait for them."""
+    return set(json.loads(call(folder, "dvc", "status", "--json")))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the working tree with the tiny preset, reproduced once."""
+    folder = tmp_path_factory.mktemp("project")
+    files = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
+    for name in filter(None, files):
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    shutil.copy(folder / "presets" / "tiny.yaml", folder / "params.yaml")
+    call(folder, "git", "init", "-q")
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "-qm", "start")
+    assert ran(call(folder, "dvc", "repro")) == ALL
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "-qm", "reproduced")
+    return folder
+
+
+@pytest.fixture
+def restored(project: Path):
+    """Any change a test makes to tracked files is undone."""
+    yield project
+    call(project, "git", "checkout", "-q", "--", ".")
+    call(project, "dvc", "checkout", "-q")
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    output = call(project, "dvc", "repro")
+    assert ran(output) == set()
+    assert "Data and pipelines are up to date" in output
+    assert call(project, "git", "status", "--porcelain") == ""
+
+
+def test_metrics_have_their_keys(project: Path) -> None:
+    for model in MODELS:
+        metrics = json.loads((project / f"metrics/evaluate_{model}.json").read_text())
+        assert {"model", "copy_last", "data"} == set(metrics)
+        for predictor in ("model", "copy_last"):
+            assert set(metrics[predictor]) == {"psnr", "ssim", "l1", "loss"}
+            assert all(set(steps) == {"1", "2", "3"} for steps in metrics[predictor].values())
+    for choice in CHOICES:
+        metrics = json.loads((project / f"metrics/probe_{choice}.json").read_text())
+        assert {"top1", "top5", "top1_std", "features"} == set(metrics["probe"])
+        assert {"encoder", "chance"} == set(metrics["controls"])
+    decode = json.loads((project / "metrics/decode.json").read_text())
+    assert decode["videos"] == {"found": 176, "good": 176, "bad": 0, "unlisted": 0, "listed_but_absent": 0}
+    tracked = call(project, "git", "ls-files", "metrics", "plots").split()
+    assert all((project / name).read_text() for name in tracked if name.endswith(("json", "csv")))
+
+
+def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
+    before = (project / "dvc.lock").read_bytes()
+    assert ran(call(project, "dvc", "repro", "-f")) == ALL
+    assert (project / "dvc.lock").read_bytes() == before
+    assert call(project, "git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.one_frame.optimizer.lr", "1e-4", {"train@one_frame"}),
+        ("train.lvln.curriculum.1.epochs", "2", {"train@lvln"}),
+        ("evaluate.step", "5", {f"evaluate@{model}" for model in MODELS}),
+        ("features.batch", "3", {"features"}),
+        ("probe.hidden", "17", PROBES),
+        ("decode.jpeg_qscale", "3", {"decode"}),
+        ("source.motions.seed", "9", {"fetch"}),
+    ],
+)
+def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, value: str, expected: set[str]) -> None:
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(restored / "params.yaml")) as tree:
+        node = tree
+        *parents, last = key.split(".")
+        for name in parents:
+            node = node[int(name)] if name.isdigit() else node[name]
+        node[last] = float(value) if "e" in value else int(value)
+    assert stale(restored) == expected
+    assert key in call(restored, "dvc", "params", "diff").replace("…", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("pipeline/nets/full_res.py", {"train@full_res", "evaluate@full_res"}),
+        ("pipeline/evaluation/figures.py", {f"evaluate@{model}" for model in MODELS}),
+        ("pipeline/probe/classifier.py", PROBES),
+        ("pipeline/video/motions.py", {"fetch"}),
+        ("README.md", set()),
+    ],
+)
+def test_changed_code_makes_stale_only_what_imports_it(restored: Path, file: str, expected: set[str]) -> None:
+    with (restored / file).open("a") as stream:
+        stream.write("\n# changed\n")
+    assert stale(restored) == expected
+
+
+def test_experiments(restored: Path) -> None:
+    """`dvc exp run -S`, `exp show`, `metrics diff`, `params diff`, `plots show` on one changed rate."""
+    output = call(restored, "dvc", "exp", "run", "-n", "slower", "-S", "train.one_frame.optimizer.lr=1e-5")
+    assert ran(output) == {"train@one_frame", "evaluate@one_frame"}
+    assert "lr: 1e-05" in (restored / "params.yaml").read_text()
+    assert "train.one_frame.optimizer.lr" in call(restored, "dvc", "params", "diff")
+    difference = call(restored, "dvc", "metrics", "diff")
+    assert "metrics/evaluate_one_frame.json" in difference
+    assert "model.psnr.1" in difference
+    assert "metrics/evaluate_lvln.json" not in difference
+    table = call(restored, "dvc", "exp", "show", "--csv")
+    assert "slower" in table
+    call(restored, "dvc", "plots", "show", "-o", "page")
+    page = (restored / "page" / "index.html").read_text()
+    for title in ("Training loss", "Loss on the validation groups", "Probe confusion"):
+        assert title in page
+    assert list((restored / "page" / "static").glob("*evaluate_lvln.png"))
+    shutil.rmtree(restored / "page")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("decode.height=100", "decode.height: 100 is out of range; allowed: a positive multiple of 32"),
+        ("decode.split=4", "decode.split: 4 is not allowed; allowed: 1, 2, 3"),
+        ("+decode.hight=64", "decode.hight: unknown key"),
+    ],
+)
+def test_bad_params_stop_before_anything_runs(restored: Path, change: str, message: str) -> None:
+    output = call(restored, "dvc", "exp", "run", "-S", change, check=False)
+    assert message in output
+    assert "failed to reproduce 'decode'" in output
+    assert "Traceback" not in output
+
+
+def corrupt(text: str) -> str:
+    tree = json.loads(text)
+    tree["model"]["psnr"]["1"] += 1.5
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize(("change", "code"), [(lambda text: text, 0), (corrupt, 1), (lambda _: "{}", 1)])
+def test_ci_compares_with_the_committed_metrics(restored: Path, change: Callable[[str], str], code: int) -> None:
+    file = restored / "metrics" / "evaluate_lvln.json"
+    file.write_text(change(file.read_text()))
+    done = subprocess.run(
+        [sys.executable, ".ci/compare_metrics.py"], cwd=restored, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert ("model.psnr.1" in done.stderr) == bool(code)
