@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+MODELS = ("lvln", "one_frame", "full_res")
 SECTIONS = ("source", "decode", "train", "evaluate", "features", "probe")
 
 T = TypeVar("T")
@@ -86,9 +87,10 @@ def load_section(path: str | Path, section: str, into: type[T]) -> T:
     missing key, wrong type or value out of range, naming each.
     """
     tree = read_yaml(path)
-    unknown = [key for key in tree if key not in SECTIONS]
-    if unknown:
-        raise ParamsError(f"{path}: unknown section {', '.join(map(str, unknown))}; allowed: {', '.join(SECTIONS)}")
+    for where, found, allowed in (("", tree, SECTIONS), ("train.", tree.get("train"), MODELS)):
+        unknown = [f"{where}{key}" for key in found or () if key not in allowed]
+        if unknown:
+            raise ParamsError(f"{path}: unknown section {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     node: Any = tree
     walked: list[str] = []
     for key in section.split("."):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.params import load_section
 from pipeline.results import write_metrics
-from pipeline.video.ingest import DecodeConfig, ingest, plan_rows, summarise
+from pipeline.video.ingest import DecodeConfig, check, ingest, plan_rows, summarise
 from pipeline.video.ucf101 import LISTS, read_index, read_labels, read_split
 from stages.entry import run
 
@@ -17,6 +17,7 @@ def main() -> None:
     rows = plan_rows(index, labels=read_labels(raw / LISTS), split=split, config=config)
     manifest = ingest(rows, paths, Path("data/shards"), config)
     manifest.to_csv("data/manifest.csv", index=False, lineterminator="\n")
+    check(manifest, config)  # after the manifest is there to be looked at
     write_metrics(Path("metrics/decode.json"), summarise(manifest, split))
 
 

@@ -18,9 +18,10 @@ def main() -> None:
     videos = pd.read_csv(folder / "videos.csv")
     labels, classes = videos["label"].to_numpy(), int(videos["label"].max()) + 1
 
-    runs, splits = {}, {}
-    for kind in (choice, "encoder"):
+    runs, numbers = {}, {}
+    for kind in ("encoder", choice):
         features = read_features(folder, kind)
+        numbers[kind] = features.shape[1]
         splits = {
             name: Subset.of(features, labels, (videos["split"] == name).to_numpy())
             for name in ("train", "validation", "test")
@@ -30,7 +31,7 @@ def main() -> None:
     write_metrics(
         Path(f"metrics/probe_{choice}.json"),
         {
-            "probe": summarise(runs[choice], test.labels) | {"features": read_features(folder, choice).shape[1]},
+            "probe": summarise(runs[choice], test.labels) | {"features": numbers[choice]},
             "controls": {
                 "encoder": summarise(runs["encoder"], test.labels),
                 "chance": chance(splits["train"], test, classes=classes),

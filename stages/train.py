@@ -9,7 +9,7 @@ from pipeline.nets.encoder import load_weights
 from pipeline.params import load_section
 from pipeline.results import write_metrics, write_table
 from pipeline.training.checkpoint import ModelCard, build_net, save_model
-from pipeline.training.loop import TrainConfig, train
+from pipeline.training.loop import STATE, TrainConfig, train
 from pipeline.video.shards import RATES
 from stages.entry import run
 
@@ -32,7 +32,8 @@ def main() -> None:
     )
     net = build_net(card)
     card.encoder.update(load_weights(net.encoder, config.encoder))
-    record = train(net, config, shards, name=name, run=Path("runs", f"train_{name}"))
+    run_folder = Path("runs", f"train_{name}")
+    record = train(net, config, shards, name=name, run=run_folder)
 
     save_model(Path(f"models/{name}.safetensors"), net, card)
     write_table(Path(f"plots/train_{name}.csv"), record.curve)
@@ -47,6 +48,7 @@ def main() -> None:
             "encoder": card.encoder,
         },
     )
+    (run_folder / STATE).unlink()
 
 
 if __name__ == "__main__":

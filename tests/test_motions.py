@@ -229,7 +229,7 @@ def test_bad_config_is_refused_with_its_keys():
         "source.motions.seed: -1 is out of range; allowed: at least 0",
         "source.motions.groups: 21 is out of range; allowed: from 22 to 25",
         "source.motions.clips: 0 is out of range; allowed: from 1 to 99",
-        "source.motions.frames: 11 is out of range; allowed: at least 12",
+        "source.motions.frames: 11 is out of range; allowed: at least 20",
         "source.motions.size: unknown key",
     ):
         assert message in str(refusal.value)

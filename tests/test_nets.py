@@ -120,28 +120,45 @@ def test_predict_refuses_what_it_cannot_do(seeds: tuple[int, int], horizon: int,
 
 
 def test_conv_gru_against_scipy() -> None:
-    """One step of the ConvGRU's equations, each convolution by scipy on numpy arrays."""
+    """One step of the ConvGRU's equations on concatenated maps, each convolution by scipy on numpy arrays."""
     torch.manual_seed(1)
     gru = ConvGRU(2, 3, kernel=5).double()
     x, h = torch.randn(1, 2, 6, 7).double(), torch.randn(1, 3, 6, 7).double()
+    from_input, bias = gru.from_input.weight.detach().numpy(), gru.from_input.bias.detach().numpy()
+    from_state = torch.cat([gru.gates.weight, gru.candidate.weight]).detach().numpy()
+    kernels = np.concatenate([from_input, from_state], axis=1)  # (z, r, n) × [x, h]
 
-    def conv(layer: torch.nn.Conv2d, maps: np.ndarray) -> np.ndarray:
-        kernel, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    def conv(outputs: slice, maps: np.ndarray) -> np.ndarray:
         return np.stack(
             [
-                bias[o] + sum(correlate2d(maps[i], kernel[o, i], mode="same") for i in range(len(maps)))
-                for o in range(len(kernel))
+                offset + sum(correlate2d(maps[i], kernel[i], mode="same") for i in range(len(maps)))
+                for kernel, offset in zip(kernels[outputs], bias[outputs], strict=True)
             ]
         )
 
     def sigmoid(a: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-a))
 
-    xs, hs = x[0].numpy(), h[0].numpy()
-    gates = sigmoid(conv(gru.gates, np.concatenate([xs, hs])))
-    z, r = gates[:3], gates[3:]
-    n = np.tanh(conv(gru.candidate, np.concatenate([xs, r * hs])))
-    np.testing.assert_allclose(gru(x, h)[0].detach().numpy(), (1 - z) * hs + z * n, rtol=1e-10, atol=1e-10)
+    def step(xs: np.ndarray, hs: np.ndarray) -> np.ndarray:
+        z, r = (sigmoid(conv(gate, np.concatenate([xs, hs]))) for gate in (slice(0, 3), slice(3, 6)))
+        n = np.tanh(conv(slice(6, 9), np.concatenate([xs, r * hs])))
+        return (1 - z) * hs + z * n
+
+    projected = gru.from_input(x)
+    for state in (h, torch.zeros_like(h)):
+        expected = step(x[0].numpy(), state[0].numpy())
+        np.testing.assert_allclose(gru(projected, state)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(gru(projected, None)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_conv_gru_is_initialised_as_one_convolution_over_both() -> None:
+    torch.manual_seed(0)
+    gru = ConvGRU(24, 8, kernel=7)
+    whole = torch.nn.Conv2d(32, 24, 7)
+    for part in (gru.from_input.weight, gru.gates.weight, gru.candidate.weight):
+        assert float(part.detach().abs().max()) == pytest.approx(float(whole.weight.detach().abs().max()), rel=0.01)
+        assert float(part.detach().std()) == pytest.approx(float(whole.weight.detach().std()), rel=0.05)
+    assert float(gru.from_input.bias.detach().abs().max()) <= float(whole.weight.detach().abs().max()) * 1.01
 
 
 def test_location_conv_by_hand() -> None:
@@ -162,12 +179,15 @@ def test_location_conv_by_hand() -> None:
 def test_lateral_block_carries_the_tap_past_the_memory() -> None:
     block = LateralBlock(8, 4, height=6, width=6, location=True)
     x = torch.randn(2, 8, 6, 6)
-    features, state = block(x, None)
+    projected = block.project(x)
+    features, state = block(projected, None)
     assert features.shape == (2, 16, 6, 6)
     assert state.shape == (2, 12, 6, 6)
     torch.testing.assert_close(features[:, :4], block.point(x))
     torch.testing.assert_close(features[:, 4:], state)
-    torch.testing.assert_close(block(x, torch.zeros_like(state))[1], state)  # the initial state is zero
+    torch.testing.assert_close(block(projected, torch.zeros_like(state))[1], state)  # the initial state is zero
+    features, _ = block(projected, state)
+    torch.testing.assert_close(features[:, :4], block.point(x))
 
 
 def test_encoder_taps_match_their_description() -> None:
@@ -217,9 +237,14 @@ def test_frozen_means_frozen(name: str) -> None:
 def test_gradients_reach_the_first_seed_and_flow_through_fed_back_predictions() -> None:
     net = small("lvln")
     seeds = torch.rand(1, 3, 3, 32, 64, requires_grad=True)
+    decoded = []
+    decode = net.decode
+    net.decode = lambda features: decoded.append(decode(features)) or decoded[-1]
     predictions, _ = predict(net, seeds, horizon=2, clip_feedback=False)
+    decoded[0].retain_grad()
     predictions[:, 1].sum().backward()
     assert all(seeds.grad[0, t].abs().sum() > 0 for t in range(3))
+    assert decoded[0].grad.abs().sum() > 0  # prediction 1, only through being fed
 
 
 def test_random_encoder_is_scaled_like_a_trained_one() -> None:
@@ -270,6 +295,12 @@ def test_encoder_weights_that_do_not_fit_are_refused(tmp_path, change, message: 
         load_weights(Encoder(), str(tmp_path / "bad.pth"))
 
 
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path) -> None:
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="is not a PyTorch state dict"):
+        load_weights(Encoder(), str(tmp_path / "page.pth"))
+
+
 def test_missing_encoder_weights_say_what_to_do(tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"no file .*nowhere\.pth; give imagenet, random, or the path"):
         load_weights(Encoder(), str(tmp_path / "nowhere.pth"))
@@ -279,7 +310,7 @@ def test_missing_encoder_weights_say_what_to_do(tmp_path, monkeypatch) -> None:
         "http://127.0.0.1:9/r18-f37072fd.pth",
         raising=False,
     )
-    with pytest.raises(ValueError, match=r"put that file at .*checkpoints.*or set encoder"):
+    with pytest.raises(ValueError, match=r"put that file at .*checkpoints.*or set train\.<model>\.encoder"):
         load_weights(Encoder(), "imagenet")
 
 

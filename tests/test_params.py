@@ -115,6 +115,7 @@ def test_small_rates_as_dvc_writes_them_are_numbers(tmp_path: Path) -> None:
     ("text", "section", "message"),
     [
         ("probe:\n  rate: 1\nother: 1\n", "probe", "unknown section other; allowed: source, decode"),
+        ("train:\n  lvnl: 1\n", "train.lvln", "unknown section train.lvnl; allowed: lvln, one_frame, full_res"),
         ("decode: {}\n", "probe", "section probe is missing"),
         ("train:\n  lvln: 1\n", "train.one_frame", "section train.one_frame is missing"),
         ("- 1\n", "probe", "expected a mapping"),

@@ -28,6 +28,7 @@ CONFIG = ProbeConfig(
     batch=16,
     epochs=15,
     seeds=(0, 1),
+    device="cpu",
 )
 
 

@@ -96,12 +96,12 @@ class Counting(torch.nn.Module):
         self.dummy = torch.nn.Parameter(torch.zeros(()))
         self.fed: list[float] = []
 
-    def encode(self, frames: Tensor) -> dict[str, Tensor]:
-        return {"frame": frames}
+    def encode(self, frames: Tensor) -> list[Tensor]:
+        return [frames]
 
-    def observe(self, taps: dict[str, Tensor], states: object = None) -> tuple[list[Tensor], tuple]:
-        self.fed.append(round(float(taps["frame"].detach().mean() / self.unit)))
-        return [taps["frame"]], ()
+    def observe(self, encoded: list[Tensor], states: object = None) -> tuple[list[Tensor], tuple]:
+        self.fed.append(round(float(encoded[0].detach().mean() / self.unit)))
+        return encoded, ()
 
     def decode(self, features: list[Tensor]) -> Tensor:
         return features[0] + self.unit + 0 * self.dummy

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.video.clips import Clips, EpochOrder, as_images, load, take_fraction
 from pipeline.video.decode import VideoError, decode, resample
-from pipeline.video.ingest import TooManyBadVideos, ingest, plan_rows, summarise
+from pipeline.video.ingest import check, ingest, plan_rows, summarise
 from pipeline.video.shards import RATES, open_videos, sample, write_shard
 from pipeline.video.ucf101 import index_videos, read_labels, read_split
 from tests.conftest import decode_config
@@ -113,7 +113,7 @@ def test_resampling_follows_gaps_and_variable_rates() -> None:
     ],
 )
 def test_every_frame_once_in_display_order(tmp_path: Path, options, rate: str, suffix: str) -> None:
-    video = decode(encode(tmp_path / f"x.{suffix}", *options, rate=rate), height=32, width=64, qscale=2, timeout_s=60)
+    video = decode(encode(tmp_path / f"x.{suffix}", *options, rate=rate), height=32, width=64, qscale=1, timeout_s=60)
     assert len(video.jpegs) == 50
     assert np.abs(grey_levels(video.jpegs) - np.arange(50) * 4).max() < 6
     assert open_jpeg(video.jpegs[0]).shape == (32, 64, 3)
@@ -128,31 +128,31 @@ def test_stored_frames_are_close_to_the_decoded_ones(raw_motions: Path) -> None:
     for height, width in ((128, 160), (64, 64)):
         truth = reference_decode(path, height=height, width=width).astype(float)
         stored = np.stack(
-            [open_jpeg(j) for j in decode(path, height=height, width=width, qscale=2, timeout_s=60).jpegs]
+            [open_jpeg(j) for j in decode(path, height=height, width=width, qscale=1, timeout_s=60).jpegs]
         )
         mse = ((stored - truth) ** 2).mean((1, 2, 3))
-        assert (10 * np.log10(255**2 / mse)).mean() >= 40
+        assert (10 * np.log10(255**2 / mse)).min() >= 40  # every frame
 
 
 def test_real_frames_are_close_to_the_decoded_ones(real_clips: Path) -> None:
     psnrs = []
     for path in sorted((real_clips / "UCF-101").glob("*/*_g0[15]_c01.avi")):
         truth = reference_decode(path, height=128, width=160).astype(float)
-        stored = np.stack([open_jpeg(j) for j in decode(path, height=128, width=160, qscale=2, timeout_s=60).jpegs])
+        stored = np.stack([open_jpeg(j) for j in decode(path, height=128, width=160, qscale=1, timeout_s=60).jpegs])
         assert len(stored) == len(truth)
         psnrs.append((10 * np.log10(255**2 / ((stored - truth) ** 2).mean((1, 2, 3)))).mean())
     assert len(psnrs) == 12
-    assert np.mean(psnrs) >= 40
+    assert min(psnrs) >= 40
 
 
 def test_real_packed_b_frames_and_ntsc_rates(real_clips: Path) -> None:
     archery = real_clips / "UCF-101" / "Archery" / "v_Archery_g03_c01.avi"
-    video = decode(archery, height=32, width=32, qscale=2, timeout_s=60)
+    video = decode(archery, height=32, width=32, qscale=1, timeout_s=60)
     assert video.packed
     assert len(video.jpegs) == video.header_frames == 150  # the constant-rate mode of ffmpeg makes it 151
     assert np.diff(video.pts).tolist() == [1] * 149
     horses = real_clips / "UCF-101" / "HorseRace" / "v_HorseRace_g20_c01.avi"  # two frames are missing inside
-    video = decode(horses, height=32, width=32, qscale=2, timeout_s=60)
+    video = decode(horses, height=32, width=32, qscale=1, timeout_s=60)
     assert video.fps == Fraction(30000, 1001)
     assert (len(video.jpegs), video.header_frames) == (365, 367)
     times = [int(p) * video.tick for p in video.pts]
@@ -163,7 +163,7 @@ def test_real_packed_b_frames_and_ntsc_rates(real_clips: Path) -> None:
 def test_what_is_no_video_is_refused_with_a_reason(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.avi").write_bytes(content)
     with pytest.raises(VideoError) as error:
-        decode(tmp_path / "bad.avi", height=32, width=32, qscale=2, timeout_s=60)
+        decode(tmp_path / "bad.avi", height=32, width=32, qscale=1, timeout_s=60)
     assert 0 < len(str(error.value)) < 200
     assert str(tmp_path) not in str(error.value)
 
@@ -172,12 +172,12 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     sound = tmp_path / "sound.avi"
     subprocess.run([FFMPEG, "-loglevel", "error", "-f", "lavfi", "-i", "sine=d=1", str(sound)], check=True)
     with pytest.raises(VideoError, match=r"matches no streams|no video"):
-        decode(sound, height=32, width=32, qscale=2, timeout_s=60)
+        decode(sound, height=32, width=32, qscale=1, timeout_s=60)
 
 
 def test_a_decoder_that_takes_too_long_is_stopped(raw_motions: Path) -> None:
     with pytest.raises(VideoError, match="longer than"):
-        decode(next(raw_motions.rglob("*.avi")), height=32, width=32, qscale=2, timeout_s=0.001)
+        decode(next(raw_motions.rglob("*.avi")), height=32, width=32, qscale=1, timeout_s=0.001)
 
 
 # --- all videos ----------------------------------------------------------------------------------------------------
@@ -284,18 +284,40 @@ def test_bad_videos_are_rows_with_reasons(raw_motions: Path, tmp_path: Path) -> 
     assert summary["videos"] == {"found": 6, "good": 3, "bad": 2, "unlisted": 1, "listed_but_absent": 8 * 22 - 5}
     assert sum(summary["bad"].values()) == 2
 
-    with pytest.raises(
-        TooManyBadVideos, match=r"2 of 5 listed videos are bad, over decode.max_bad_fraction = 0.3"
-    ) as e:
-        ingest(rows, paths, tmp_path / "out2", replace(config, max_bad_fraction=0.3))
-    assert "v_ZoomIn_g09_c01.avi: " in str(e.value)
+    check(manifest.reset_index(), config)
+    with pytest.raises(ValueError, match=r"2 of 5 listed videos are bad, over decode.max_bad_fraction = 0.3") as error:
+        check(manifest.reset_index(), replace(config, max_bad_fraction=0.3))
+    assert "v_ZoomIn_g09_c01.avi: " in str(error.value)
 
 
-def test_a_folder_without_listed_videos_is_refused(raw_motions: Path, tmp_path: Path) -> None:
-    rows, paths, config = plan(raw_motions)
-    unlisted = [replace(row, split="none", verdict="unlisted", shard="") for row in rows]
-    with pytest.raises(TooManyBadVideos, match="none of the 176 videos found is in the split's lists"):
-        ingest(unlisted, paths, tmp_path / "out", config)
+def test_splits_without_videos_are_refused(shards: Path) -> None:
+    manifest = pd.read_csv(shards / "manifest.csv", keep_default_na=False)
+    check(manifest, decode_config())
+    held_back = manifest["split"] == "validation"
+    with pytest.raises(ValueError, match=r"no good video for validation: .*decode.validation_groups \[22\] leave none"):
+        check(manifest[~held_back], decode_config())
+    with pytest.raises(ValueError, match=r"none of the 176 videos found is in the lists of decode.split 1"):
+        check(manifest.assign(verdict="unlisted"), decode_config())
+
+
+def test_missing_frames_are_said(real_clips: Path, tmp_path: Path) -> None:
+    rows, paths, config = plan(real_clips)
+    row = next(row for row in rows if row.video.endswith("v_HorseRace_g20_c01.avi"))
+    (said,) = ingest([row], paths, tmp_path, config).itertuples()
+    assert (said.verdict, said.reason, said.frames) == ("good", "2 frames fewer than its header says", 365)
+
+
+def test_colours_of_any_matrix_come_out_right(tmp_path: Path) -> None:
+    """A BT.709 source must not be stored as if it were BT.601, which is what a JPEG is read as."""
+    colour = np.broadcast_to(np.array([60, 180, 40], np.uint8), (10, 64, 96, 3)).copy()
+    tagged = encode(
+        tmp_path / "x.mp4",
+        *("-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709", "-c:v", "libx264", "-qp", "1"),
+        frames=colour,
+    )
+    for path in (tagged, encode(tmp_path / "x.avi", frames=colour)):
+        (first, *_) = decode(path, height=32, width=32, qscale=1, timeout_s=60).jpegs
+        assert np.abs(open_jpeg(first).mean((0, 1)) - [60, 180, 40]).max() < 5
 
 
 # --- clips ---------------------------------------------------------------------------------------------------------
@@ -313,22 +335,22 @@ def stored_video(folder: Path, frames: int, *, split: str = "train", label: int 
     write_shard(folder / f"{split}-{label:05}.tar", [item])
 
 
-@pytest.mark.parametrize(("start", "length", "gap"), [(0, 6, 1), (3, 4, 2), (9, 1, 1), (0, 4, 3)])
-def test_reading_frames_of_a_stored_video(tmp_path: Path, start: int, length: int, gap: int) -> None:
+@pytest.mark.parametrize(("start", "length"), [(0, 6), (3, 4), (9, 1), (0, 10)])
+def test_reading_frames_of_a_stored_video(tmp_path: Path, start: int, length: int) -> None:
     stored_video(tmp_path / "s", 10)
     (video,) = open_videos(tmp_path / "s", "train")
-    frames = video.read(start, length, gap)
+    frames = video.read(start, length)
     assert frames.dtype == torch.uint8
     assert frames.shape == (length, 3, 32, 32)
-    assert (frames.float().mean((1, 2, 3)) / 5).round().tolist() == [start + gap * k for k in range(length)]
+    assert (frames.float().mean((1, 2, 3)) / 5).round().tolist() == list(range(start, start + length))
 
 
-@pytest.mark.parametrize(("start", "length", "gap"), [(-1, 2, 1), (5, 6, 1), (0, 0, 1), (0, 5, 3), (0, 2, 0)])
-def test_frames_outside_the_video_are_refused(tmp_path: Path, start: int, length: int, gap: int) -> None:
+@pytest.mark.parametrize(("start", "length"), [(-1, 2), (5, 6), (0, 0), (10, 1)])
+def test_frames_outside_the_video_are_refused(tmp_path: Path, start: int, length: int) -> None:
     stored_video(tmp_path / "s", 10)
     (video,) = open_videos(tmp_path / "s", "train")
     with pytest.raises(IndexError, match="which has 10"):
-        video.read(start, length, gap)
+        video.read(start, length)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +368,7 @@ def test_windows(tmp_path: Path, length: int, step: int, starts: list[int]) -> N
 
 def test_only_short_videos_is_an_error(tmp_path: Path) -> None:
     stored_video(tmp_path / "s", 5)
-    with pytest.raises(ValueError, match="no clip of 6 frames in 1 videos"):
+    with pytest.raises(ValueError, match=r"no clip of 6 frames .* in 1 videos"):
         Clips(open_videos(tmp_path / "s", "train"), length=6, step=1)
 
 

@@ -78,12 +78,15 @@ def test_overfitting_a_few_clips_lowers_the_loss(shards: Path, tmp_path: Path) -
 def test_the_curriculum_runs_through_its_phases(shards: Path, tmp_path: Path) -> None:
     settings = config()
     clips = {fps: phase_clips(settings, shards / str(fps))[0] for fps in (15, 10)}
-    _, record = run(settings, shards, tmp_path)
+    net, record = run(settings, shards, tmp_path)
     assert record.step == len(clips[15]) // 8 + 2 * (len(clips[10]) // 8)
     assert [row["fps"] for row in record.validation] == [15, 10, 10]
     assert [row["epoch"] for row in record.validation] == [0, 1, 2]
     assert {row["fps"] for row in record.curve} == {15, 10}
-    assert not (tmp_path / "state.pt").exists()  # deleted on success
+    assert (tmp_path / "state.pt").exists()  # until the caller has written the result
+    again, same = run(settings, shards, tmp_path)
+    assert same.curve == record.curve
+    assert same_weights(net, again)
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
@@ -108,6 +111,10 @@ def test_same_settings_same_weights_and_files(shards: Path, tmp_path: Path) -> N
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     other, _ = run(replace(settings, seed=1), shards, tmp_path / "c")
     assert not same_weights(first, other)
+    torch.manual_seed(settings.seed)
+    untrained = build_net(card(settings))
+    assert same_weights(first.encoder, untrained.encoder)  # frozen through the whole loop
+    assert not same_weights(first.lateral, untrained.lateral)
 
 
 def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
@@ -134,7 +141,7 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_phase(shards: Path, tmp_path: Path) -> None:
     settings = config(optimizer={"lr": 1e30, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e30})
-    with pytest.raises(FloatingPointError, match=r"lvln: loss \S+, gradient norm \S+ at step \d+, phase 0 \(15 fps\)"):
+    with pytest.raises(FloatingPointError, match=r"loss \S+, gradient norm \S+ at step \d+, phase 0 \(15 fps\)"):
         run(settings, shards, tmp_path)
 
 
@@ -217,7 +224,9 @@ def test_a_killed_run_continues_to_the_same_bytes(shards: Path, tmp_path: Path, 
             out=str(tmp_path / folder / "m"),
             workers=workers,
         )
-        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ)
+        return subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+        )
 
     undisturbed, _ = start("a").communicate(timeout=120)
     state = tmp_path / "b" / "state.pt"
@@ -230,7 +239,8 @@ def test_a_killed_run_continues_to_the_same_bytes(shards: Path, tmp_path: Path, 
             if state.exists() and state.stat().st_mtime_ns != last:
                 break
             time.sleep(0.002)
-        process.send_signal(number)
+        if process.poll() is None:
+            os.killpg(process.pid, number)  # the loader's workers get it too
         process.communicate(timeout=60)
         if number == signal.SIGTERM and process.returncode:
             assert process.returncode == 128 + signal.SIGTERM

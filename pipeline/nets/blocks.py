@@ -32,18 +32,31 @@ class LocationConv(nn.Module):
 
 
 class ConvGRU(nn.Module):
-    """z, r = σ(conv[x, h]); n = tanh(conv[x, r·h]); h' = (1 − z)·h + z·n. A missing h is zeros."""
+    """z, r = σ(conv[x, h]); n = tanh(conv[x, r·h]); h' = (1 − z)·h + z·n. No h yet is h = 0.
+
+    A convolution of concatenated maps is the sum of two. The half over x knows nothing of time: `from_input` is
+    applied to all frames at hand in one batch, and what is left for each step is the half over h. Both halves are
+    initialised as parts of the one convolution would be.
+    """
 
     def __init__(self, channels_in: int, channels: int, *, kernel: int):
         super().__init__()
         self.channels = channels
-        self.gates = nn.Conv2d(channels_in + channels, 2 * channels, kernel, padding=kernel // 2)  # z, then r
-        self.candidate = nn.Conv2d(channels_in + channels, channels, kernel, padding=kernel // 2)
+        self.from_input = nn.Conv2d(channels_in, 3 * channels, kernel, padding=kernel // 2)  # z, r, n
+        self.gates = nn.Conv2d(channels, 2 * channels, kernel, padding=kernel // 2, bias=False)  # z, r
+        self.candidate = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)  # n
+        bound = ((channels_in + channels) * kernel**2) ** -0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """x (B, channels_in, H, W), h (B, channels, H, W) -> the next h."""
-        z, r = torch.sigmoid(self.gates(torch.cat([x, h], 1))).chunk(2, 1)
-        n = torch.tanh(self.candidate(torch.cat([x, r * h], 1)))
+    def forward(self, projected: Tensor, h: Tensor | None) -> Tensor:
+        """projected = from_input(x), (B, 3·channels, H, W); h (B, channels, H, W) -> the next h."""
+        gates, candidate = projected.split([2 * self.channels, self.channels], 1)
+        if h is None:
+            z, _ = torch.sigmoid(gates).chunk(2, 1)
+            return z * torch.tanh(candidate)
+        z, r = torch.sigmoid(gates + self.gates(h)).chunk(2, 1)
+        n = torch.tanh(candidate + self.candidate(r * h))
         return (1 - z) * h + z * n
 
 
@@ -55,22 +68,26 @@ class LateralBlock(nn.Module):
 
     def __init__(self, channels_in: int, branch: int, *, height: int, width: int, location: bool):
         super().__init__()
+        self.branch = branch
         self.point = (
             LocationConv(channels_in, branch, height=height, width=width)
             if location
             else nn.Conv2d(channels_in, branch, 1)
         )
         self.grus = nn.ModuleList(ConvGRU(channels_in, branch, kernel=kernel) for kernel in KERNELS)
-        self.branch = branch
 
-    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, channels_in, H, W), state (B, 3·branch, H, W) or None at the start
-        -> features (B, 4·branch, H, W): the 1×1 branch, then the new state; and the new state."""
-        if state is None:
-            state = x.new_zeros(x.shape[0], len(KERNELS) * self.branch, *x.shape[2:])
-        hidden = state.chunk(len(KERNELS), 1)
-        state = torch.cat([gru(x, h) for gru, h in zip(self.grus, hidden, strict=True)], 1)
-        return torch.cat([self.point(x), state], 1), state
+    def project(self, x: Tensor) -> Tensor:
+        """All that does not depend on the state: x (N, channels_in, H, W), N frames of any time
+        -> (N, 10·branch, H, W), the 1×1 branch and the ConvGRUs' input halves."""
+        return torch.cat([self.point(x), *(gru.from_input(x) for gru in self.grus)], 1)
+
+    def forward(self, projected: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One step: projected (B, 10·branch, H, W), state (B, 3·branch, H, W) or None at the start
+        -> features (B, 4·branch, H, W), the 1×1 branch and the new state; and the new state."""
+        point, *inputs = projected.split([self.branch] + [3 * self.branch] * len(KERNELS), 1)
+        hidden = [None] * len(KERNELS) if state is None else state.chunk(len(KERNELS), 1)
+        state = torch.cat([gru(x, h) for gru, x, h in zip(self.grus, inputs, hidden, strict=True)], 1)
+        return torch.cat([point, state], 1), state
 
 
 def decoder_block(channels_in: int, base: int, *, shuffle: int = 2, norm: bool = True) -> nn.Sequential:

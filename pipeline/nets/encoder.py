@@ -4,6 +4,7 @@ Shapes: N images, H × W pixels; a tap is (N, channels, H / stride, W / stride).
 """
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -78,7 +79,7 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
     """
     if weights == "random":
         _calibrate(encoder)
-        return {"weights": "random", "sha256": "", "random_layers": sorted({"conv1", *_layers(encoder.resnet)})}
+        return {"weights": "random", "sha256": "", "random_layers": _layers(encoder.resnet)}
     path = _imagenet_file() if weights == "imagenet" else Path(weights)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -86,6 +87,8 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
         raise ValueError(
             f"encoder weights: no file {path}; give imagenet, random, or the path of a ResNet-18 state dict"
         ) from None
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"encoder weights: {path} is not a PyTorch state dict ({error})") from error
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     try:
         missing, unexpected = encoder.resnet.load_state_dict(state, strict=False)
@@ -112,7 +115,7 @@ def _imagenet_file() -> Path:
         except (URLError, OSError, RuntimeError) as error:
             raise ValueError(
                 f"encoder weights imagenet: cannot download {weights.url} ({error}). On a machine without network, "
-                f"put that file at {path}, or set encoder.weights to its path, or to random"
+                f"put that file at {path}, or set train.<model>.encoder to its path, or to random"
             ) from error
     return path
 

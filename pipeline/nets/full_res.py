@@ -39,7 +39,7 @@ class FullRes(Ladder):
         )
         self.stem = nn.Conv2d(3, STEM_CHANNELS, 7, padding=3)
 
-    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+    def tap(self, frames: Tensor) -> dict[str, Tensor]:
         return self.encoder(frames) | {"stem": self.stem(self.encoder.normalise(frames))}
 
 

@@ -68,18 +68,28 @@ class Ladder(nn.Module):
         )
         self.head = head
 
-    def encode(self, frames: Tensor) -> dict[str, Tensor]:
-        """Frames (N, 3, H, W) -> the inputs of the rungs by name, and layer4. Knows nothing of time, so that all
-        frames already at hand go through it in one batch."""
+    def tap(self, frames: Tensor) -> dict[str, Tensor]:
+        """Frames (N, 3, H, W) -> the inputs of the rungs by name, and layer4."""
         return self.encoder(frames)
 
-    def observe(self, taps: dict[str, Tensor], states: States | None = None) -> tuple[list[Tensor], States]:
+    def project(self, taps: dict[str, Tensor]) -> list[Tensor]:
+        """The taps -> what `observe` needs of a frame: the projected inputs of C1 … C4, then layer4."""
+        projected = [block.project(taps[name]) for block, name in zip(self.lateral, self.taps, strict=True)]
+        return [*projected, taps["layer4"]]
+
+    def encode(self, frames: Tensor) -> list[Tensor]:
+        """Frames (N, 3, H, W) -> what `observe` needs of them. Knows nothing of time, so that all frames already
+        at hand go through it in one batch."""
+        return self.project(self.tap(frames))
+
+    def observe(self, encoded: list[Tensor], states: States | None = None) -> tuple[list[Tensor], States]:
         """Feeds one encoded frame; states None: nothing seen yet.
 
         Returns what `decode` needs (the features of C1 … C4, then layer4) and the new hidden states."""
-        old = states or (None,) * len(self.lateral)
-        outputs = [block(taps[tap], h) for block, tap, h in zip(self.lateral, self.taps, old, strict=True)]
-        return [features for features, _ in outputs] + [taps["layer4"]], tuple(state for _, state in outputs)
+        *inputs, deepest = encoded
+        old = states or [None] * len(inputs)
+        outputs = [block(x, h) for block, x, h in zip(self.lateral, inputs, old, strict=True)]
+        return [*(features for features, _ in outputs), deepest], tuple(state for _, state in outputs)
 
     def decode(self, features: list[Tensor]) -> Tensor:
         """The prediction of the frame after the last one observed: (B, 3, H, W), near [0, 1] but not clipped."""

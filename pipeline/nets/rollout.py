@@ -30,12 +30,10 @@ def predict(net: Ladder, seeds: Tensor, *, horizon: int, clip_feedback: bool) ->
     if horizon < 1:
         raise ValueError(f"horizon: {horizon}, expected at least 1")
     batch, steps = seeds.shape[:2]
-    taps = net.encode(seeds.flatten(0, 1))  # (B·T, C, H / stride, W / stride) each
+    encoded = [part.unflatten(0, (batch, steps)) for part in net.encode(seeds.flatten(0, 1))]  # (B, T, …) each
     states = None
     for t in range(steps):
-        features, states = net.observe(
-            {name: tap.unflatten(0, (batch, steps))[:, t] for name, tap in taps.items()}, states
-        )
+        features, states = net.observe([part[:, t] for part in encoded], states)
     predictions = [net.decode(features)]
     while len(predictions) < horizon:
         fed = predictions[-1].clamp(0, 1) if clip_feedback else predictions[-1]

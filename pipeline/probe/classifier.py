@@ -6,17 +6,19 @@ weights of that epoch. One feature vector a video, so every accuracy is at video
 Shapes: N videos, F numbers a video, K classes.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, pstdev
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.device import pick_device
 from pipeline.params import Above, AtLeast, Between
 
 
@@ -33,6 +35,7 @@ class ProbeConfig:
     batch: Annotated[int, AtLeast(2)]
     epochs: Annotated[int, AtLeast(1)]
     seeds: tuple[Annotated[int, AtLeast(0)], ...]  # one run each; accuracies are their mean
+    device: Literal["auto", "cpu", "cuda"]
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -53,10 +56,14 @@ class Subset:
             raise ValueError("a split of the probe is empty; the lists and decode.validation_groups leave it no video")
         return cls(torch.from_numpy(features[chosen]), torch.from_numpy(labels[chosen]))
 
+    def to(self, device: torch.device) -> "Subset":
+        return Subset(self.features.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """One seed's result. curve: a row an epoch with training and validation top-1; scores: test (N, K)."""
+    """One seed's result. curve: a row an epoch with training and validation top-1; scores: of the test videos,
+    (N, K); epoch: the one chosen, from 1."""
 
     curve: list[dict[str, float]]
     scores: Tensor
@@ -80,12 +87,14 @@ def run_probe(
 ) -> ProbeRun:
     """Trains one MLP and scores the test videos with the weights of the epoch that is best on the validation
     groups (the earliest of equals by top-1, then by loss)."""
+    device = pick_device(config.device, key="probe.device")
+    train, validation, test = train.to(device), validation.to(device), test.to(device)
     if config.standardize:
         centre, spread = train.features.mean(0), train.features.std(0, correction=0).clamp(min=1e-6)
         train, validation, test = (
             Subset((subset.features - centre) / spread, subset.labels) for subset in (train, validation, test)
         )
-    with torch.random.fork_rng(devices=[]):  # nn's initialisation and dropout draw from the global generator
+    with torch.random.fork_rng():  # nn's initialisation and dropout draw from the global generators
         torch.manual_seed(seed)
         net = nn.Sequential(
             nn.Linear(train.features.shape[1], config.hidden),
@@ -93,9 +102,9 @@ def run_probe(
             nn.ReLU(),
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden, classes),
-        )
+        ).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        curve, best, scores, chosen = [], (-1.0, 0.0), torch.empty(0), 0
+        curve, best, weights, chosen = [], (-1.0, 0.0), None, 0
         for epoch in range(1, config.epochs + 1):
             correct = _train_epoch(net, optimizer, train, config.batch)
             guess = _score(net, validation.features)
@@ -103,8 +112,9 @@ def run_probe(
             curve.append({"epoch": epoch, "train": correct, "validation": accuracy})
             standing = (accuracy, -float(F.cross_entropy(guess, validation.labels)))
             if standing > best:
-                best, scores, chosen = standing, _score(net, test.features), epoch
-    return ProbeRun(curve, scores, chosen)
+                best, weights, chosen = standing, copy.deepcopy(net.state_dict()), epoch
+        net.load_state_dict(weights)
+    return ProbeRun(curve, _score(net, test.features).cpu(), chosen)
 
 
 def summarise(runs: Sequence[ProbeRun], labels: Tensor) -> dict[str, float]:

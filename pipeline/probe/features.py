@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.nets.encoder import TAPS
 from pipeline.nets.ladder import Ladder, States
 from pipeline.params import AtLeast
 from pipeline.training.checkpoint import ModelCard
@@ -58,10 +59,10 @@ def watch(net: Ladder, videos: Sequence[Tensor], *, height: int, width: int) -> 
     for t in range(len(videos[order[0]])):
         active = sum(len(video) > t for video in videos)
         stacked = torch.stack([videos[i][t] for i in order[:active]]).to(device)
-        taps = net.encode(as_images(stacked, height=height, width=width))
+        taps = net.tap(as_images(stacked, height=height, width=width))
         states = tuple(state[:active] for state in states) if states else None
-        _, states = net.observe(taps, states)
-        pooled = torch.cat([tap.mean((2, 3)) for name, tap in taps.items() if name != "stem"], 1)
+        _, states = net.observe(net.project(taps), states)
+        pooled = torch.cat([taps[name].mean((2, 3)) for name in TAPS], 1)
         encoder_sums = pooled if encoder_sums is None else encoder_sums[:active] + pooled
         ending = [row for row in range(active) if len(videos[order[row]]) == t + 1]
         if ending:

@@ -22,7 +22,7 @@ from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder
 from pipeline.params import from_dict
 from pipeline.training.losses import LossConfig
-from pipeline.video.shards import StoredVideo
+from pipeline.video.clips import Clips
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,15 @@ def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:
     return net.eval(), card
 
 
-def fingerprint(settings: object, videos: Iterable[StoredVideo]) -> str:
-    """Digest of all that a run's result depends on: its settings, the stored frames, and the project's code."""
+def fingerprint(settings: object, data: Iterable[Clips], encoder: Encoder) -> str:
+    """Digest of all that a run's result depends on: its settings, the stored frames, the frozen encoder's weights,
+    and the project's code."""
     digest = hashlib.sha256(repr(settings).encode())
-    for video in videos:
-        digest.update(repr((video.key, video.info)).encode())
+    for clips in data:
+        for video in {video.key: video for video, _ in clips.windows}.values():
+            digest.update(repr((video.key, video.info)).encode())
+    for tensor in encoder.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "pipeline" and getattr(module, "__file__", None):
             digest.update(Path(module.__file__).read_bytes())

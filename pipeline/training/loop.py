@@ -7,9 +7,10 @@ Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 """
 
 import math
+import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipeline.training.losses import LossConfig, loss_per_image
 from pipeline.video.clips import Clips, ClipsConfig, EpochOrder, as_images, load, take_fraction
 from pipeline.video.shards import open_videos
 
+STATE = "state.pt"  # in the run folder; the caller deletes it once the result is written
 CURVE_POINTS = 200  # rows of the training curve, however long the run
 
 
@@ -79,7 +81,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     early_stopping: EarlyStopping
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "32-true", "bf16-mixed"]  # auto: bf16-mixed on a GPU
+    precision: Literal["auto", "32-true", "bf16-mixed"]  # auto: bf16-mixed on a GPU that has it
     checkpoint_minutes: Annotated[float, Above(0)]
     wandb: Literal["disabled", "offline", "online"]
 
@@ -121,8 +123,9 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
     """Trains `net` in place and returns the record of the run.
 
     shards: folder of the shards at each rate. name: for the progress bar and the logs. run: folder of the state,
-    from which an interrupted run continues, and of the TensorBoard and Weights & Biases files. Raises RuntimeError
-    when another process trains there, and FloatingPointError when the loss is not finite.
+    from which an interrupted run continues (its file STATE stays until the caller has written the result), and of
+    the TensorBoard and Weights & Biases files. Raises RuntimeError when another process trains there, and
+    FloatingPointError when a loss or gradient is not finite.
     """
     fabric = make_fabric(config, name=name, run=run)
     phases = [phase_clips(config, shards[phase.fps]) for phase in config.curriculum]
@@ -137,39 +140,51 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
     routine, optimizer = fabric.setup(routine, optimizer)
 
     with only_one(run / "lock"), stop_requests() as stop:
-        state_file = run / "state.pt"
-        videos = [video for clips, held_back in phases for video, _ in clips.windows + held_back.windows]
-        mark = fingerprint((name, config), videos)
+        state_file = run / STATE
+        mark = fingerprint((name, config), [clips for pair in phases for clips in pair], net.encoder)
         progress, best = Progress(), None
         if state := load_state(state_file, mark):
             net.load_state_dict(state["net"])
             optimizer.load_state_dict(state["optimizer"])
             progress, best = Progress(**state["progress"]), state["best"]
             print(f"continuing at step {progress.step} from {state_file}")
+        else:
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)  # curves of another run would mix with this one's
+        saved_at = time.monotonic()
 
         def save() -> None:
+            nonlocal saved_at
             record = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
             save_state(state_file, {"fingerprint": mark, "progress": asdict(progress), **record})
+            saved_at = time.monotonic()
+
+        def save_if_due() -> None:
+            """By the clock; and at once when the run is asked to stop, which then ends it."""
+            if stop.signals or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+                save()
+            if stop.signals:
+                raise SystemExit(128 + stop.signals[0])
+
+        def add_to_curve() -> None:
+            """A row of the curve from the losses since the last one."""
+            mean = sum(progress.pending) / len(progress.pending)
+            rate = optimizer.param_groups[0]["lr"]
+            progress.curve.append({"step": progress.step, "fps": phase.fps, "lr": rate, "loss": mean})
+            progress.pending.clear()
+            fabric.log_dict({"train/loss": mean, "train/lr": rate, "train/fps": phase.fps}, progress.step)
+            bar.set_postfix(loss=f"{mean:.4f}")
 
         bar = tqdm(total=sum(steps), initial=progress.step, desc=name, unit="step", dynamic_ncols=True)
-        saved_at = time.monotonic()
         while progress.phase < len(phases):
             phase, (clips, held_back) = config.curriculum[progress.phase], phases[progress.phase]
             bar.set_description(f"{name} {phase.fps} fps, epoch {progress.epoch + 1}/{phase.epochs}")
             if progress.epoch == progress.batch == 0:
                 progress.best_loss, progress.stale_epochs, best = math.inf, 0, None
-            epochs_before = sum(earlier.epochs for earlier in config.curriculum[: progress.phase])
-            order = EpochOrder(
-                len(clips),
-                config.batch,
-                seed=config.seed,
-                epoch=epochs_before + progress.epoch,
-                first=progress.batch,
-            )
+            epoch = sum(earlier.epochs for earlier in config.curriculum[: progress.phase]) + progress.epoch
+            order = EpochOrder(len(clips), config.batch, seed=config.seed, epoch=epoch, first=progress.batch)
             routine.train()
-            for batch in fabric.setup_dataloaders(load(clips, order, workers=config.clips.workers)):
-                rate = learning_rate(config.optimizer, progress.step, total=sum(steps))
-                optimizer.param_groups[0]["lr"] = rate
+            for batch in batches(fabric, clips, order, config):
+                optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, progress.step, total=sum(steps))
                 loss = step_loss(routine, batch, config).mean()
                 optimizer.zero_grad()
                 fabric.backward(loss)
@@ -178,9 +193,8 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
                 )
                 if not torch.isfinite(loss + norm):
                     raise FloatingPointError(
-                        f"{name}: loss {loss.item()}, gradient norm {norm.item()} at step {progress.step}, phase "
-                        f"{progress.phase} ({phase.fps} fps); a smaller optimizer.lr may help. The last good state "
-                        f"stays in {state_file}"
+                        f"loss {loss.item()}, gradient norm {norm.item()} at step {progress.step}, phase "
+                        f"{progress.phase} ({phase.fps} fps); a smaller train.{name}.optimizer.lr may help"
                     )
                 optimizer.step()
 
@@ -189,21 +203,17 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
                 progress.pending.append(loss.item())
                 bar.update()
                 if len(progress.pending) >= math.ceil(sum(steps) / CURVE_POINTS):
-                    mean = sum(progress.pending) / len(progress.pending)
-                    progress.curve.append({"step": progress.step, "fps": phase.fps, "lr": rate, "loss": mean})
-                    progress.pending.clear()
-                    fabric.log_dict({"train/loss": mean, "train/lr": rate, "train/fps": phase.fps}, progress.step)
-                    bar.set_postfix(loss=f"{mean:.4f}")
-                if stop.signals or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-                    save()
-                    saved_at = time.monotonic()
-                if stop.signals:
-                    raise SystemExit(128 + stop.signals[0])
+                    add_to_curve()
+                save_if_due()
 
-            loss = validation_loss(fabric, routine, held_back, config)
-            progress.validation.append(
-                {"step": progress.step, "epoch": epochs_before + progress.epoch, "fps": phase.fps, "loss": loss}
-            )
+            losses = []
+            for batch in batches(fabric, held_back, EpochOrder(len(held_back), config.batch, shuffle=False), config):
+                losses.append(validation_losses(routine, batch, config))
+                save_if_due()
+            loss = float(torch.cat(losses).mean())
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"validation loss {loss} after step {progress.step}")
+            progress.validation.append({"step": progress.step, "epoch": epoch, "fps": phase.fps, "loss": loss})
             fabric.log_dict({"validation/loss": loss}, progress.step)
             if loss < progress.best_loss:
                 progress.best_loss, progress.stale_epochs = loss, 0
@@ -212,16 +222,16 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
                 progress.stale_epochs += 1
             progress.epoch += 1
             progress.batch = 0
-            out_of_patience = 0 < config.early_stopping.patience <= progress.stale_epochs
-            if progress.epoch == phase.epochs or out_of_patience:
+            if progress.epoch == phase.epochs or 0 < config.early_stopping.patience <= progress.stale_epochs:
+                if progress.pending:
+                    add_to_curve()
                 progress.phase, progress.epoch = progress.phase + 1, 0
-            save()
-            saved_at = time.monotonic()
+                save()
+            save_if_due()
         bar.close()
         net.load_state_dict(best)
         for logger in fabric.loggers:
             logger.finalize("success")
-        state_file.unlink()
     return progress
 
 
@@ -230,7 +240,8 @@ def make_fabric(config: TrainConfig, *, name: str, run: Path) -> Fabric:
     device = pick_device(config.device, key=f"train.{name}.device").type
     precision = config.precision
     if precision == "auto":
-        precision = "bf16-mixed" if device == "cuda" else "32-true"
+        native = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if native else "32-true"
     loggers = [TensorBoardLogger(run, name="tensorboard", version="")]
     if config.wandb != "disabled":
         from lightning.pytorch.loggers import WandbLogger  # slow to import, and only needed here
@@ -248,6 +259,12 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
         return clips, clips
     limit = config.early_stopping.validation_clips
     return clips, Clips(open_videos(folder, "validation"), length=length, step=step, at_most=limit, seed=config.seed)
+
+
+def batches(fabric: Fabric, clips: Clips, order: EpochOrder, config: TrainConfig) -> Iterable[Tensor]:
+    """Batches uint8 (B, T, 3, H, W) on the run's device."""
+    on_gpu = fabric.device.type == "cuda"
+    return fabric.setup_dataloaders(load(clips, order, workers=config.clips.workers, pin_memory=on_gpu))
 
 
 def step_loss(routine: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
@@ -268,13 +285,10 @@ def learning_rate(config: OptimizerConfig, step: int, *, total: int) -> float:
 
 
 @torch.no_grad()
-def validation_loss(fabric: Fabric, routine: nn.Module, clips: Clips, config: TrainConfig) -> float:
-    """Mean loss over the clips, in eval mode."""
+def validation_losses(routine: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
+    """The loss of each clip of a batch, in eval mode: (B,) float64."""
     routine.eval()
-    order = EpochOrder(len(clips), config.batch, shuffle=False)
-    batches = fabric.setup_dataloaders(load(clips, order, workers=config.clips.workers))
-    losses = torch.cat([step_loss(routine, batch, config).mean(1) for batch in batches])
-    return float(losses.double().mean())
+    return step_loss(routine, batch, config).mean(1).double()
 
 
 @contextmanager

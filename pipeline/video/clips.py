@@ -10,6 +10,7 @@ The order of an epoch is a function of (seed, epoch) alone, whatever the number 
 be continued in the middle of an epoch.
 """
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -57,7 +58,9 @@ class Clips(Dataset):
         self.length = length
         self.windows = [(video, start) for video in videos for start in range(0, video.info.frames - length + 1, step)]
         if not self.windows:
-            raise ValueError(f"no clip of {length} frames in {len(videos)} videos: every video is shorter")
+            raise ValueError(
+                f"no clip of {length} frames (seeds + horizon) in {len(videos)} videos: all are shorter at this rate"
+            )
         if at_most:
             chosen = np.random.default_rng(seed).permutation(len(self.windows))[:at_most]
             self.windows = [self.windows[i] for i in sorted(chosen)]
@@ -98,7 +101,14 @@ def load(clips: Clips, order: EpochOrder, *, workers: int = 0, pin_memory: bool 
         pin_memory=pin_memory,
         # Workers seeded from this generator, so that loading does not draw from the global one.
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """A signal to the whole process group must not take the workers away before the parent has saved its state."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def as_images(batch: torch.Tensor, *, height: int, width: int) -> torch.Tensor:

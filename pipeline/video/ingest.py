@@ -39,9 +39,12 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the manifest. split: train, validation, test, or none; verdict: good, bad (with the reason), or
-    unlisted (in neither list of the split: not stored). rate: frames per second of the source; height, width:
-    of the source; frames_25 … frames_10: stored frames at each rate."""
+    """A row of the manifest.
+
+    split: train, validation, test, or none. verdict: good, bad (with the reason), or unlisted (in neither list of
+    the split: not stored); a good video may have a reason too, to be looked at. rate: frames per second of the
+    source; height, width: of the source, in pixels; frames_25 … frames_10: stored frames at each rate.
+    """
 
     video: str
     action: str
@@ -64,10 +67,6 @@ class Row:
     bytes: int = 0
     sha256: str = ""
     shard: str = ""
-
-
-class TooManyBadVideos(ValueError):  # noqa: N818
-    """More than decode.max_bad_fraction of the listed videos are bad."""
 
 
 def plan_rows(index: pd.DataFrame, *, labels: Mapping[str, int], split: Split, config: DecodeConfig) -> list[Row]:
@@ -97,13 +96,7 @@ def _place(item: object, labels: Mapping[str, int], split: Split, validation_gro
         where = "test"
     elif item.video in split.train:
         where = "validation" if name is not None and name.group in validation_groups else "train"
-    verdict, reason = "good", ""
-    if where == "none":
-        verdict, reason = "unlisted", f"in neither list of split {split.number}"
-    elif name is None:
-        verdict, reason = "bad", "file name is not v_<Class>_g<group>_c<clip>.<suffix>"
-    elif action not in labels:
-        verdict, reason = "bad", f"class {action} is not in classInd.txt"
+    listed = where != "none"  # only official names of known classes are listed
     return Row(
         video=item.video,
         action=action,
@@ -111,8 +104,8 @@ def _place(item: object, labels: Mapping[str, int], split: Split, validation_gro
         group=name.group if name else 0,
         clip=name.clip if name else 0,
         split=where,
-        verdict=verdict,
-        reason=reason,
+        verdict="good" if listed else "unlisted",
+        reason="" if listed else f"in neither list of split {split.number}",
         bytes=int(item.bytes),
         sha256=item.sha256,
     )
@@ -121,8 +114,7 @@ def _place(item: object, labels: Mapping[str, int], split: Split, validation_gro
 def ingest(rows: list[Row], paths: Mapping[str, Path], out: Path, config: DecodeConfig) -> pd.DataFrame:
     """Decodes the rows' videos (paths: video -> file) into out/25, out/15, out/10; returns the manifest.
 
-    Uses every core that the process may run on. Raises TooManyBadVideos, with the list, when more than
-    max_bad_fraction of the listed videos are bad.
+    Uses every core that the process may run on.
     """
     for rate in RATES:
         (out / str(rate)).mkdir(parents=True, exist_ok=True)
@@ -141,9 +133,7 @@ def ingest(rows: list[Row], paths: Mapping[str, Path], out: Path, config: Decode
             done.extend(finished)
             progress.update(len(finished))
             progress.set_postfix(bad=sum(row.verdict == "bad" for row in done))
-    manifest = pd.DataFrame([asdict(row) for row in sorted(done, key=lambda row: row.video)])
-    _refuse_if_too_bad(manifest, config.max_bad_fraction)
-    return manifest
+    return pd.DataFrame([asdict(row) for row in sorted(done, key=lambda row: row.video)])
 
 
 def _write_shards(shard: str, rows: list[Row], paths: list[Path], out: Path, config: DecodeConfig) -> list[Row]:
@@ -172,9 +162,11 @@ def _write_shards(shard: str, rows: list[Row], paths: list[Path], out: Path, con
                     source_sha256=row.sha256,
                 )
             )
+        missing = video.header_frames - len(video.jpegs)
         finished.append(
             replace(
                 row,
+                reason=f"{missing} frames fewer than its header says" if missing > 0 else "",
                 codec=video.codec,
                 packed=video.packed,
                 rate=str(video.fps),
@@ -202,15 +194,24 @@ def _decode_verified(row: Row, path: Path, config: DecodeConfig) -> DecodedVideo
     return decode(path, height=config.height, width=config.width, qscale=config.jpeg_qscale, timeout_s=config.timeout_s)
 
 
-def _refuse_if_too_bad(manifest: pd.DataFrame, limit: float) -> None:
+def check(manifest: pd.DataFrame, config: DecodeConfig) -> None:
+    """ValueError when more than max_bad_fraction of the listed videos are bad, with the list; and when a split is
+    left without a video."""
     listed = manifest[manifest["verdict"] != "unlisted"]
     bad = listed[listed["verdict"] == "bad"]
     if listed.empty:
-        raise TooManyBadVideos(f"none of the {len(manifest)} videos found is in the split's lists")
-    if len(bad) > limit * len(listed):
+        raise ValueError(f"none of the {len(manifest)} videos found is in the lists of decode.split {config.split}")
+    if len(bad) > config.max_bad_fraction * len(listed):
         table = "\n".join(f"  {row.video}: {row.reason}" for row in bad.itertuples())
-        raise TooManyBadVideos(
-            f"{len(bad)} of {len(listed)} listed videos are bad, over decode.max_bad_fraction = {limit:g}:\n{table}"
+        raise ValueError(
+            f"{len(bad)} of {len(listed)} listed videos are bad, over decode.max_bad_fraction = "
+            f"{config.max_bad_fraction:g}:\n{table}"
+        )
+    filled = set(listed[listed["verdict"] == "good"]["split"])
+    if empty := [split for split in ("train", "validation", "test") if split not in filled]:
+        raise ValueError(
+            f"no good video for {' and '.join(empty)}: the lists of decode.split {config.split} and "
+            f"decode.validation_groups {list(config.validation_groups)} leave none"
         )
 
 

@@ -52,10 +52,12 @@ TEXTURE = 256  # side in pixels of the square texture that the sprite is drawn f
 
 @dataclass(frozen=True)
 class MotionsConfig:
+    """Section `source.motions`."""
+
     seed: Annotated[int, AtLeast(0)]
     groups: Annotated[int, Between(22, 25)]  # per class; UCF101 has 25
     clips: Annotated[int, Between(1, 99)]  # per group
-    frames: Annotated[int, AtLeast(12)]  # per video, at 25 fps
+    frames: Annotated[int, AtLeast(20)]  # per video, at 25 fps; 20 are 8 frames at 10 fps
 
 
 def generate(config: MotionsConfig, folder: Path, *, workers: int) -> None:

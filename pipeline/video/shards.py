@@ -47,13 +47,11 @@ class StoredVideo:
     shard: Path
     start: int  # byte of the shard at which the first frame begins
 
-    def read(self, start: int, length: int, gap: int = 1) -> torch.Tensor:
-        """Frames start, start + gap, …: uint8 (length, 3, H, W). IndexError outside 0 … frames − 1."""
-        stop = start + (length - 1) * gap + 1
-        if start < 0 or length < 1 or gap < 1 or stop > self.info.frames:
-            raise IndexError(
-                f"frames {start} to {stop - 1} (length {length}, gap {gap}) of {self.key}, which has {self.info.frames}"
-            )
+    def read(self, start: int, length: int) -> torch.Tensor:
+        """Frames start … start + length − 1: uint8 (length, 3, H, W). IndexError outside 0 … frames − 1."""
+        stop = start + length
+        if start < 0 or length < 1 or stop > self.info.frames:
+            raise IndexError(f"frames {start} to {stop - 1} of {self.key}, which has {self.info.frames}")
         offsets = self.info.offsets
         with self.shard.open("rb") as shard:
             shard.seek(self.start + offsets[start])
@@ -62,7 +60,7 @@ class StoredVideo:
         return torch.stack(
             [
                 decode_jpeg(data[offsets[k] - base : offsets[k + 1] - base], mode=ImageReadMode.RGB)
-                for k in range(start, stop, gap)
+                for k in range(start, stop)
             ]
         )
 

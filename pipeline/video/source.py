@@ -62,16 +62,17 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
         else:
             _unpack_ucf101(config.ucf101.url, raw, downloads)
         table = ucf101.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
-    ucf101.read_labels(raw / ucf101.LISTS)  # refuses bad lists now, not after hours of decoding
-    for number in ucf101.SPLIT_NUMBERS:
-        ucf101.read_split(raw / ucf101.LISTS, number)
+        ucf101.classes_of(raw / ucf101.LISTS)
     ucf101.write_index(table, raw)
+    for archive in (archives.VIDEOS, archives.SPLITS):  # only now: until here a failure would cost 7 GB again
+        (downloads / archive.name).unlink(missing_ok=True)
     return table
 
 
 def _copy_lists(lists: Path, to: Path) -> None:
     if not lists.is_dir():
         raise ValueError(f"source.folder.lists: {lists} is not a folder; it should hold classInd.txt and the lists")
+    ucf101.classes_of(lists)  # refuses bad lists now, and by their own names
     to.mkdir(parents=True, exist_ok=True)
     for file in sorted(lists.glob("*.txt")):
         shutil.copyfile(file, to / file.name)
@@ -82,5 +83,3 @@ def _unpack_ucf101(url: str, raw: Path, downloads: Path) -> None:
     videos = download(archives.VIDEOS, url, downloads)
     archives.extract_splits(splits, raw)
     archives.extract_videos(videos, raw, ucf101.classes_of(raw / ucf101.LISTS))
-    for archive in (videos, splits):
-        archive.unlink()

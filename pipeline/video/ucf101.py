@@ -95,9 +95,15 @@ def read_split(lists: Path, number: int) -> Split:
 
 
 def classes_of(lists: Path) -> dict[str, str]:
-    """{file name: class folder} for every video in the three splits; ValueError if two folders claim a file."""
+    """{file name: class folder} for every video in the splits that are there.
+
+    ValueError if two folders claim a file, if there is no trainlist at all, and as read_split.
+    """
+    present = [number for number in SPLIT_NUMBERS if (lists / f"trainlist0{number}.txt").exists()]
+    if not present:
+        raise ValueError(f"{lists}: no trainlist01.txt, 02 or 03; expected the official split lists")
     classes: dict[str, str] = {}
-    for number in SPLIT_NUMBERS:
+    for number in present:
         split = read_split(lists, number)
         for key in sorted(split.train | split.test):
             folder, name = key.split("/")
