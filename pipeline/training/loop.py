@@ -8,16 +8,13 @@ Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 
 import math
 import shutil
-import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -28,6 +25,7 @@ from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.params import Above, AtLeast, MultipleOf
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
+from pipeline.training.interruption import only_one, stop_requests
 from pipeline.training.losses import LossConfig, loss_per_image
 from pipeline.video.clips import Clips, ClipsConfig, EpochOrder, as_images, load, take_fraction
 from pipeline.video.shards import open_videos
@@ -289,38 +287,3 @@ def validation_losses(routine: nn.Module, batch: Tensor, config: TrainConfig) ->
     """The loss of each clip of a batch, in eval mode: (B,) float64."""
     routine.eval()
     return step_loss(routine, batch, config).mean(1).double()
-
-
-@contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`; RuntimeError when another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(f"another process is training in {path.parent}; wait for it or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-class _Stop:
-    def __init__(self) -> None:
-        self.signals: list[int] = []
-
-
-@contextmanager
-def stop_requests() -> Iterator[Any]:
-    """Within it SIGTERM and SIGINT are only noted in `.signals`, so that a step is finished and the state saved."""
-    stop = _Stop()
-    before = {
-        number: signal.signal(number, lambda received, _: stop.signals.append(received))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
