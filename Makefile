@@ -7,6 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: repro test test-all lint setup
 
 repro: setup
+	python -m stages.check
 	dvc repro
 
 test: setup

@@ -9,6 +9,7 @@ The file is read as YAML 1.2, in which 1e-05 (what `dvc exp run -S lr=1e-5` writ
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,8 @@ def load_section(path: str | Path, section: str, into: type[T]) -> T:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The whole file as plain dicts and lists; ParamsError if it is not a readable YAML mapping."""
+    if not Path(path).exists():
+        raise ParamsError(f"{path}: no such file here ({Path.cwd()}); run from the root of the repository")
     try:
         tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as error:
@@ -150,7 +153,7 @@ def _convert(node: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if kind is float and isinstance(node, int) and not isinstance(node, bool):
         return float(node)
     is_kind = isinstance(node, kind) and (kind is bool or not isinstance(node, bool))
-    if not is_kind or (kind is float and node != node):
+    if not is_kind or (kind is float and not math.isfinite(node)):
         problems.append(f"{where}: {_show(node)} is not {_name(kind)}; allowed: {_name(kind)}")
     return node
 

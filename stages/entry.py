@@ -1,9 +1,16 @@
-"""How every stage ends when it cannot go on: one clear message, and the traceback in a file."""
+"""How a stage starts and ends: its matrix item, and one clear message when it cannot go on."""
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+
+def matrix_item(stage: str, allowed: Sequence[str]) -> str:
+    """The one argument of a matrix stage; exits with the usage when it is missing or not allowed."""
+    if len(sys.argv) != 2 or sys.argv[1] not in allowed:
+        sys.exit(f"usage: python -m stages.{stage} {'|'.join(allowed)}")
+    return sys.argv[1]
 
 
 def run(stage: str, main: Callable[[], None]) -> None:
@@ -11,7 +18,7 @@ def run(stage: str, main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
-        report = Path("runs", stage, "traceback.txt")
+        report = Path("runs", "_".join([stage, *sys.argv[1:]]), "traceback.txt")
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(f"\n{stage}: {error}\n({type(error).__name__}; traceback in {report})")

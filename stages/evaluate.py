@@ -1,19 +1,18 @@
 """Stage evaluate: a model and copy-last on the test split -> metrics and a picture."""
 
-import sys
 from pathlib import Path
 
 from pipeline.evaluation.figures import prediction_sheet
 from pipeline.evaluation.score import EvaluateConfig, score
-from pipeline.params import load_section
+from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics
 from pipeline.training.checkpoint import load_model
 from pipeline.video.shards import open_videos
-from stages.entry import run
+from stages.entry import matrix_item, run
 
 
 def main() -> None:
-    name = sys.argv[1]
+    name = matrix_item("evaluate", MODELS)
     config = load_section("params.yaml", "evaluate", EvaluateConfig)
     net, card = load_model(f"models/{name}.safetensors")
     table, pictures = score(net, card, open_videos(Path("data/shards", str(config.fps)), "test"), config)

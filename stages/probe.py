@@ -1,20 +1,21 @@
 """Stage probe: an MLP on one choice of features, with its controls -> video-level accuracy on the official split."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.params import load_section
-from pipeline.probe.classifier import ProbeConfig, Subset, chance, read_features, run_probe, summarise
+from pipeline.probe.classifier import CHOICES, ProbeConfig, Subset, chance, read_features, run_probe, summarise
 from pipeline.results import write_metrics, write_table
-from stages.entry import run
+from stages.entry import matrix_item, run
 
 
 def main() -> None:
-    choice = sys.argv[1]
+    choice = matrix_item("probe", CHOICES)
     config = load_section("params.yaml", "probe", ProbeConfig)
     folder = Path("data/features")
+    if not (folder / "videos.csv").exists():
+        raise ValueError(f"no features in {folder}; make them with: dvc repro features")
     videos = pd.read_csv(folder / "videos.csv")
     labels, classes = videos["label"].to_numpy(), int(videos["label"].max()) + 1
 

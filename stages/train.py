@@ -1,21 +1,20 @@
 """Stage train: shards -> models/<model>.safetensors, through the frame-rate curriculum."""
 
-import sys
 from pathlib import Path
 
 import torch
 
 from pipeline.nets.encoder import load_weights
-from pipeline.params import load_section
+from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
 from pipeline.training.checkpoint import ModelCard, build_net, save_model
 from pipeline.training.loop import STATE, TrainConfig, train
 from pipeline.video.shards import RATES
-from stages.entry import run
+from stages.entry import matrix_item, run
 
 
 def main() -> None:
-    name = sys.argv[1]
+    name = matrix_item("train", MODELS)
     config = load_section("params.yaml", f"train.{name}", TrainConfig)
     shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator

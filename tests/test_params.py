@@ -6,18 +6,11 @@ from typing import Annotated, Literal
 
 import pytest
 
-from pipeline.evaluation.score import EvaluateConfig
-from pipeline.nets import full_res, lvln, one_frame
 from pipeline.params import Above, AtLeast, Between, MultipleOf, ParamsError, from_dict, load_section, read_yaml
-from pipeline.probe.classifier import ProbeConfig
-from pipeline.probe.features import FeaturesConfig
-from pipeline.training.loop import TrainConfig
-from pipeline.video.ingest import DecodeConfig
-from pipeline.video.source import SourceConfig
+from stages.check import check
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
-VARIANTS = {"lvln": lvln, "one_frame": one_frame, "full_res": full_res}
 
 
 @dataclass(frozen=True)
@@ -73,6 +66,7 @@ def test_good_values_become_the_dataclass() -> None:
         ({"count": None}, "x.count: null is not an integer"),
         ({"share": 1.01}, "x.share: 1.01 is out of range; allowed: from 0 to 1"),
         ({"share": float("nan")}, "x.share: nan is not a number"),
+        ({"share": float("inf")}, "x.share: inf is not a number"),
         ({"share": "1e-5"}, "x.share: '1e-5' is not a number"),
         ({"size": 48}, "x.size: 48 is out of range; allowed: a positive multiple of 32"),
         ({"size": 0}, "x.size: 0 is out of range"),
@@ -121,7 +115,7 @@ def test_small_rates_as_dvc_writes_them_are_numbers(tmp_path: Path) -> None:
         ("- 1\n", "probe", "expected a mapping"),
         ("probe: [\n", "probe", "cannot be read as YAML"),
         ("probe:\n  rate: 1\n  rate: 2\n", "probe", "cannot be read as YAML"),
-        (None, "probe", "cannot be read as YAML"),
+        (None, "probe", "no such file here"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str | None, section: str, message: str) -> None:
@@ -132,25 +126,33 @@ def test_bad_files_are_refused(tmp_path: Path, text: str | None, section: str, m
         load_section(file, section, Inner)
 
 
-def read_all(file: Path) -> None:
-    """Every section as its stage reads it."""
-    for section, kind in {
-        "source": SourceConfig,
-        "decode": DecodeConfig,
-        "evaluate": EvaluateConfig,
-        "features": FeaturesConfig,
-        "probe": ProbeConfig,
-    }.items():
-        load_section(file, section, kind)
-    assert set(read_yaml(file)["train"]) == set(VARIANTS)
-    for name, variant in VARIANTS.items():
-        config = load_section(file, f"train.{name}", TrainConfig)
-        from_dict(config.net, variant.Config, where=f"train.{name}.net")
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_parameter_file_is_valid(file: Path) -> None:
-    read_all(file)
+    check(file)
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new", "message"),
+    [
+        ("features", "model: lvln", "model: foo", "features.model: 'foo' is not allowed; allowed: 'lvln'"),
+        ("probe", "hidden: 2000", "hidden: 0", "probe.hidden: 0 is out of range"),
+        (
+            "train",
+            "width: 16",
+            "width: 5",
+            "train.lvln.net.width: 5 is out of range; allowed: a positive multiple of 4",
+        ),
+    ],
+)
+def test_a_slip_in_a_late_section_is_found_first(
+    tmp_path: Path, section: str, old: str, new: str, message: str
+) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    at = text.index(f"\n{section}:")
+    (tmp_path / "params.yaml").write_text(text[:at] + text[at:].replace(old, new, 1))
+    with pytest.raises(ParamsError) as error:
+        check(tmp_path / "params.yaml")
+    assert message in str(error.value)
 
 
 def key_tree(node: object) -> object:

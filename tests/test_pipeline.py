@@ -31,7 +31,7 @@ def call(folder: Path, *command: str, check: bool = True) -> str:
     """Runs a command there with this Python's tools first on the path; its output, standard error included."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "GIT_AUTHOR_NAME": "t", "GIT_COMMITTER_NAME": "t"}
-    env |= {"GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_EMAIL": "t@example.org"}
+    env |= {"GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_EMAIL": "t@example.org", "COLUMNS": "250"}
     done = subprocess.run(
         command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -128,7 +128,9 @@ def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, va
             node = node[int(name)] if name.isdigit() else node[name]
         node[last] = float(value) if "e" in value else int(value)
     assert stale(restored) == expected
-    assert key in call(restored, "dvc", "params", "diff").replace("…", "")
+    changed = json.loads(call(restored, "dvc", "params", "diff", "--json"))["params.yaml"]
+    assert len(changed) == 1
+    assert key.startswith(next(iter(changed)))  # a list is shown whole
 
 
 @pytest.mark.parametrize(

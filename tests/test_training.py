@@ -185,9 +185,10 @@ def test_model_files_say_how_to_use_them(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(net(frame)[0], loaded(frame)[0])
     (tmp_path / "bad.safetensors").write_bytes(b"not a model")
-    for name in ("bad.safetensors", "absent.safetensors"):
-        with pytest.raises(ValueError, match="is not a model file of this project"):
-            load_model(tmp_path / name)
+    with pytest.raises(ValueError, match=r"bad\.safetensors is not a model file of this project"):
+        load_model(tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match=r"no model .*lvln\.safetensors; make it with: dvc repro train@lvln"):
+        load_model(tmp_path / "lvln.safetensors")
 
 
 def test_state_of_another_run_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -269,7 +270,18 @@ def test_stage_train_names_bad_params(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "train.lvln.optimizer.lr: -1 is out of range; allowed: above 0" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "Traceback" in (tmp_path / "runs/train/traceback.txt").read_text()
+    assert "Traceback" in (tmp_path / "runs/train_lvln/traceback.txt").read_text()
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("train", "foo"), ("evaluate", "foo"), ("probe", "nonsense")])
+def test_stages_say_which_items_there_are(arguments: tuple[str, ...]) -> None:
+    stage, *items = arguments
+    done = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", *items], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"usage: python -m stages.{stage} ")
+    assert "Traceback" not in done.stderr
 
 
 def test_loss_weights_are_checked_with_their_key() -> None:

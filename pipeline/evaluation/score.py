@@ -16,7 +16,7 @@ from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.quality import Quality
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
-from pipeline.params import AtLeast
+from pipeline.params import AtLeast, Between
 from pipeline.training.checkpoint import ModelCard
 from pipeline.video.clips import Clips, EpochOrder, as_images, load
 from pipeline.video.shards import StoredVideo
@@ -30,7 +30,7 @@ class EvaluateConfig:
     horizon: Annotated[int, AtLeast(1)]  # frames to predict; one-frame models roll out
     step: Annotated[int, AtLeast(1)]  # frames between the starts of a video's clips
     batch: Annotated[int, AtLeast(1)]
-    pictures: Annotated[int, AtLeast(1)]  # clips in the picture
+    pictures: Annotated[int, Between(1, 50)]  # clips in the picture
     device: Literal["auto", "cpu", "cuda"]
 
 

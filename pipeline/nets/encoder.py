@@ -83,12 +83,15 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
     path = _imagenet_file() if weights == "imagenet" else Path(weights)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except OSError as error:
         raise ValueError(
-            f"encoder weights: no file {path}; give imagenet, random, or the path of a ResNet-18 state dict"
-        ) from None
+            f"encoder weights: {path} cannot be read ({error.strerror}); give imagenet, random, or the path of a "
+            f"ResNet-18 state dict"
+        ) from error
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"encoder weights: {path} is not a PyTorch state dict ({error})") from error
+        raise ValueError(f"encoder weights: {path} is not a state dict saved with torch.save") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"encoder weights: {path} holds a {type(state).__name__}, not a state dict")
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     try:
         missing, unexpected = encoder.resnet.load_state_dict(state, strict=False)
@@ -98,8 +101,8 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
     half_filled = random_layers & {key.split(".")[0] for key in state}
     if unexpected or half_filled or not state:
         raise ValueError(
-            f"encoder weights {path} do not fit ResNet-18: {len(state)} tensors; unknown: {unexpected[:3]}; "
-            f"incomplete layers: {sorted(half_filled)}"
+            f"encoder weights {path} do not fit ResNet-18: {len(state)} entries; unknown: {unexpected[:3]}; "
+            f"incomplete layers: {sorted(half_filled)}; it should hold conv1.weight, bn1.weight, layer1.0.…"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"weights": path.name, "sha256": digest, "random_layers": sorted(random_layers)}

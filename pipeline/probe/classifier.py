@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from pipeline.device import pick_device
 from pipeline.params import Above, AtLeast, Between
 
+CHOICES = ("deepest", "subsample", "combined")
+
 
 @dataclass(frozen=True)
 class ProbeConfig:

@@ -45,7 +45,7 @@ class ModelCard:
 def build_net(card: ModelCard) -> Ladder:
     """A fresh network as the card describes it."""
     variant = importlib.import_module(f"pipeline.nets.{card.model}")
-    config = from_dict(card.net, variant.Config, where=f"train.{card.model}.net")
+    config = from_dict(card.net, variant.Config, where=f"train.{card.model}.net", source="params.yaml")
     return variant.build(config, Encoder(), height=card.height, width=card.width)
 
 
@@ -58,12 +58,14 @@ def save_model(path: Path, net: Ladder, card: ModelCard) -> None:
 
 def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:
     """The network of a model file, in eval mode on the CPU, and its card. ValueError if it is not a model file."""
+    if not Path(path).exists():
+        raise ValueError(f"no model {path}; make it with: dvc repro train@{Path(path).stem}")
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a model file of this project ({error}); make it with: dvc repro") from error
+        raise ValueError(f"{path} is not a model file of this project ({error})") from error
     card = ModelCard(**{**fields, "loss": LossConfig(**fields["loss"])})
     net = build_net(card)
     net.load_state_dict(tensors)

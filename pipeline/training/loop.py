@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pipeline.device import pick_device
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
-from pipeline.params import Above, AtLeast, MultipleOf
+from pipeline.params import Above, AtLeast, Between, MultipleOf
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.interruption import only_one, stop_requests
 from pipeline.training.losses import LossConfig, loss_per_image
@@ -64,7 +64,7 @@ class EarlyStopping:
 class TrainConfig:
     """Section `train.<model>`."""
 
-    seed: Annotated[int, AtLeast(0)]
+    seed: Annotated[int, Between(0, 2**32 - 1)]
     net: dict  # the variant's own Config
     height: Annotated[int, MultipleOf(32)]  # of the frames; at most decode's
     width: Annotated[int, MultipleOf(32)]

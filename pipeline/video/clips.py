@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import resize
 
-from pipeline.params import AtLeast, Between
+from pipeline.params import Above, AtLeast, Between
 from pipeline.video.shards import StoredVideo
 
 
@@ -29,7 +29,7 @@ class ClipsConfig:
     """Section `clips` of a training run."""
 
     step: Annotated[int, AtLeast(1)]  # frames between the starts of a video's clips
-    fraction: Annotated[float, Between(0, 1)]  # of the training videos, evenly over the classes
+    fraction: Annotated[float, Above(0), Between(0, 1)]  # of the training videos, evenly over the classes
     overfit: Annotated[int, AtLeast(0)]  # train and validate on this many clips; 0: off
     workers: Annotated[int, AtLeast(0)]  # loader processes; 0: load in the main process
 
@@ -59,7 +59,8 @@ class Clips(Dataset):
         self.windows = [(video, start) for video in videos for start in range(0, video.info.frames - length + 1, step)]
         if not self.windows:
             raise ValueError(
-                f"no clip of {length} frames (seeds + horizon) in {len(videos)} videos: all are shorter at this rate"
+                f"no clip of {length} frames (seeds + horizon) in {len(videos)} videos: the longest has "
+                f"{max((video.info.frames for video in videos), default=0)} frames at this rate"
             )
         if at_most:
             chosen = np.random.default_rng(seed).permutation(len(self.windows))[:at_most]

@@ -133,7 +133,12 @@ def ingest(rows: list[Row], paths: Mapping[str, Path], out: Path, config: Decode
             done.extend(finished)
             progress.update(len(finished))
             progress.set_postfix(bad=sum(row.verdict == "bad" for row in done))
-    return pd.DataFrame([asdict(row) for row in sorted(done, key=lambda row: row.video)])
+    return as_manifest(done)
+
+
+def as_manifest(rows: list[Row]) -> pd.DataFrame:
+    """The rows as a table, sorted by video."""
+    return pd.DataFrame([asdict(row) for row in sorted(rows, key=lambda row: row.video)])
 
 
 def _write_shards(shard: str, rows: list[Row], paths: list[Path], out: Path, config: DecodeConfig) -> list[Row]:
@@ -166,7 +171,7 @@ def _write_shards(shard: str, rows: list[Row], paths: list[Path], out: Path, con
         finished.append(
             replace(
                 row,
-                reason=f"{missing} frames fewer than its header says" if missing > 0 else "",
+                reason=f"frames fewer than its header says: {missing}" if missing > 0 else "",
                 codec=video.codec,
                 packed=video.packed,
                 rate=str(video.fps),
@@ -205,7 +210,8 @@ def check(manifest: pd.DataFrame, config: DecodeConfig) -> None:
         table = "\n".join(f"  {row.video}: {row.reason}" for row in bad.itertuples())
         raise ValueError(
             f"{len(bad)} of {len(listed)} listed videos are bad, over decode.max_bad_fraction = "
-            f"{config.max_bad_fraction:g}:\n{table}"
+            f"{config.max_bad_fraction:g} (every file is in data/manifest.csv; repair or remove these and index again "
+            f"with: dvc repro -s -f fetch, or raise the fraction):\n{table}"
         )
     filled = set(listed[listed["verdict"] == "good"]["split"])
     if empty := [split for split in ("train", "validation", "test") if split not in filled]:

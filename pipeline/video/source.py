@@ -53,7 +53,7 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
     """
     raw.mkdir(parents=True, exist_ok=True)
     if config.kind == "folder":
-        root, lists = Path(config.folder.root), Path(config.folder.lists)
+        root, lists = Path(config.folder.root).expanduser(), Path(config.folder.lists).expanduser()
         _copy_lists(lists, raw / ucf101.LISTS)
         table = ucf101.index_videos(root, relative_to=None)
     else:

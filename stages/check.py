@@ -1,0 +1,43 @@
+"""Not a DVC stage: reads every section of params.yaml as its stage will, so that a slip in the last one is found
+before the first one runs. `make repro` calls it."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from pipeline.evaluation.score import EvaluateConfig
+from pipeline.params import MODELS, from_dict, load_section
+from pipeline.probe.classifier import ProbeConfig
+from pipeline.probe.features import FeaturesConfig
+from pipeline.training.loop import TrainConfig
+from pipeline.video.ingest import DecodeConfig
+from pipeline.video.source import SourceConfig
+from stages.entry import run
+
+CONFIGS = {
+    "source": SourceConfig,
+    "decode": DecodeConfig,
+    "evaluate": EvaluateConfig,
+    "features": FeaturesConfig,
+    "probe": ProbeConfig,
+}
+
+
+def check(file: Path) -> None:
+    """ParamsError for the first section with a problem."""
+    for section, config in CONFIGS.items():
+        load_section(file, section, config)
+    for name in MODELS:
+        settings = load_section(file, f"train.{name}", TrainConfig)
+        variant = importlib.import_module(f"pipeline.nets.{name}")
+        from_dict(settings.net, variant.Config, where=f"train.{name}.net", source=str(file))
+
+
+def main() -> None:
+    file = Path(sys.argv[1] if len(sys.argv) > 1 else "params.yaml")
+    check(file)
+    print(f"{file}: every section is valid")
+
+
+if __name__ == "__main__":
+    run("check", main)
