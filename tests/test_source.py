@@ -19,12 +19,14 @@ from pipeline.video.ucf101 import read_index
 KEYS = [f"ZoomIn/v_ZoomIn_g{group}_c01.avi" for group in ("01", "08", "22")]
 
 
-def config(kind: str, *, root: Path | None = None, lists: Path | None = None, url: str = "http://x") -> SourceConfig:
+def config(
+    kind: str, *, root: Path | None = None, lists: Path | None = None, mirror: str | None = None
+) -> SourceConfig:
     tree = {
         "kind": kind,
         "motions": {"seed": 0, "groups": 22, "clips": 1, "frames": 20},
         "folder": {"root": root and str(root), "lists": lists and str(lists)},
-        "ucf101": {"url": url},
+        "ucf101": {"mirror": mirror},
     }
     return from_dict(tree, SourceConfig, where="source")
 
@@ -110,7 +112,7 @@ def test_archives_become_a_folder_and_are_deleted_last(folder: Path, tmp_path: P
     handler = functools.partial(SimpleHTTPRequestHandler, directory=web)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings = config("ucf101", url=f"http://127.0.0.1:{server.server_port}")
+        settings = config("ucf101", mirror=f"http://127.0.0.1:{server.server_port}")
         table = fetch(settings, tmp_path / "raw", downloads=tmp_path / "downloads")
         server.shutdown()
     assert table["path"].tolist() == [f"UCF-101/{key}" for key in KEYS]

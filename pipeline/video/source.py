@@ -27,9 +27,9 @@ class FolderConfig:
 
 @dataclass(frozen=True)
 class Ucf101Config:
-    """Section `source.ucf101`. url: the folder of the two archives on the web, or of a mirror."""
+    """Section `source.ucf101`. mirror: URL of a folder with the two archives; null for the usual one."""
 
-    url: str
+    mirror: str | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
         if config.kind == "motions":
             motions.generate(config.motions, raw, workers=len(os.sched_getaffinity(0)))
         else:
-            _unpack_ucf101(config.ucf101.url, raw, downloads)
+            _unpack_ucf101(config.ucf101.mirror or archives.URL, raw, downloads)
         table = ucf101.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
         ucf101.classes_of(raw / ucf101.LISTS)
     ucf101.write_index(table, raw)
