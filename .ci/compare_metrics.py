@@ -2,8 +2,10 @@
 
     python .ci/compare_metrics.py [revision]
 
-The same parameters give the same bytes on the same machine. Elsewhere, floating-point sums are taken in another
-order, training amplifies the difference, and what must agree is listed here. Everything else must be equal.
+On a CPU the same parameters give the same bytes on the same machine. Elsewhere, floating-point sums are taken in
+another order and training amplifies the difference. Measured on the default pipeline, one thread against two: PSNR
+0.012 dB, SSIM 0.0001, L1 0.00005, loss 0.00002, top-1 0.012, top-5 0.003. The tolerances below leave room for other
+processors and are some 5 to 100 times that; what is not listed must be equal.
 """
 
 import json
@@ -12,15 +14,15 @@ import sys
 from pathlib import Path
 
 TOLERANCES = {  # last metric name on the path: largest absolute difference
-    "psnr": 1.0,  # dB
-    "ssim": 0.03,
-    "l1": 0.006,
-    "loss": 0.02,
-    "train": 0.02,  # losses
-    "validation": 0.02,
-    "top1": 0.15,  # of 112 test videos: 17
-    "top1_std": 0.1,
-    "top5": 0.15,
+    "psnr": 0.2,  # dB
+    "ssim": 0.005,
+    "l1": 0.001,
+    "loss": 0.002,
+    "train": 0.002,  # losses
+    "validation": 0.002,
+    "top1": 0.06,  # of 112 test videos: 6
+    "top1_std": 0.06,
+    "top5": 0.06,
 }
 UNTRAINED = {"psnr": 0.05, "ssim": 0.001, "l1": 0.0005, "loss": 0.001}  # of copy_last, which no training touches
 RELATIVE = {"bytes": 0.02}  # of the generated videos: another build of the encoder
