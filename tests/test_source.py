@@ -55,7 +55,10 @@ def test_a_folder_is_read_in_place(folder: Path, tmp_path: Path, relative: bool,
     monkeypatch.chdir(tmp_path)
     root = Path("mine") if relative else folder
     settings = config("folder", root=root / "videos", lists=root / "lists")
+    Path("runs/fetch").mkdir(parents=True)
+    Path("runs/fetch", archives.VIDEOS.name).write_text("fetched by hand, for another day")
     table = fetch(settings, Path("data/raw"), downloads=Path("runs/fetch"))
+    assert Path("runs/fetch", archives.VIDEOS.name).exists()
     assert contents(folder) == before  # never written to
     assert not list(Path("data").rglob("*.avi"))  # never copied
     index, paths = read_index(Path("data/raw"))

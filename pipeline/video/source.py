@@ -64,8 +64,9 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
         table = ucf101.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
         ucf101.classes_of(raw / ucf101.LISTS)
     ucf101.write_index(table, raw)
-    for archive in (archives.VIDEOS, archives.SPLITS):  # only now: until here a failure would cost 7 GB again
-        (downloads / archive.name).unlink(missing_ok=True)
+    if config.kind == "ucf101":  # only now: until here a failure would cost 7 GB again
+        for archive in (archives.VIDEOS, archives.SPLITS):
+            (downloads / archive.name).unlink()
     return table
 
 
