@@ -10,7 +10,7 @@ from pipeline.params import MODELS, from_dict, load_section
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.features import FeaturesConfig
 from pipeline.training.loop import TrainConfig
-from pipeline.video.ingest import DecodeConfig
+from pipeline.video.plan import DecodeConfig
 from pipeline.video.source import SourceConfig
 from stages.entry import run
 

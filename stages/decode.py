@@ -1,27 +1,35 @@
 """Stage decode: data/raw -> WebDataset shards at 25, 15 and 10 fps, and the manifest."""
 
+import shutil
 from pathlib import Path
 
 from pipeline.params import load_section
 from pipeline.results import write_metrics
-from pipeline.video.ingest import DecodeConfig, as_manifest, check, ingest, plan_rows, summarise
-from pipeline.video.ucf101 import LISTS, read_index, read_labels, read_split
+from pipeline.video.index import read_index
+from pipeline.video.ingest import ingest
+from pipeline.video.manifest import check_accounts, check_verdicts, make_manifest, summarise
+from pipeline.video.plan import DecodeConfig, plan_rows
+from pipeline.video.ucf101 import LISTS, read_labels, read_split
 from stages.entry import run
+
+WORK = Path("runs/decode")  # finished shards, until all are
 
 
 def main() -> None:
     config = load_section("params.yaml", "decode", DecodeConfig)
-    raw = Path("data/raw")
+    raw, shards = Path("data/raw"), Path("data/shards")
     index, paths = read_index(raw)
     split = read_split(raw / LISTS, config.split)
-    rows = plan_rows(index, labels=read_labels(raw / LISTS), split=split, config=config)
-    check(as_manifest(rows), config)  # lists and groups that leave a split empty, before hours of decoding
-    manifest = ingest(rows, paths, Path("data/shards"), config)
-    manifest.to_csv("data/manifest.csv", index=False, lineterminator="\n")
-    check(manifest, config)  # after the manifest is there to be looked at
-    summary = summarise(manifest, split)
+    rows = plan_rows(index.itertuples(), labels=read_labels(raw / LISTS), split=split, config=config)
+    check_verdicts(make_manifest(rows), config)  # what leaves a split empty, before hours of decoding
+    manifest = make_manifest(ingest(rows, paths, shards, config, work=WORK))
+    manifest.to_csv("data/manifest.csv", index=False, lineterminator="\n", errors="surrogateescape")
+    check_verdicts(manifest, config)  # after the manifest is there to be looked at
+    check_accounts(manifest, index, shards)
+    summary = summarise(manifest)
     print("videos:", ", ".join(f"{name} {count}" for name, count in summary["videos"].items()))
     write_metrics(Path("metrics/decode.json"), summary)
+    shutil.rmtree(WORK)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from pipeline.video import motions
-from pipeline.video.ingest import DecodeConfig, ingest, plan_rows
-from pipeline.video.ucf101 import index_videos, read_labels, read_split
+from pipeline.video.index import index_videos
+from pipeline.video.ingest import ingest
+from pipeline.video.manifest import make_manifest
+from pipeline.video.plan import DecodeConfig, Row, plan_rows
+from pipeline.video.ucf101 import read_labels, read_split
+from tests.videos import ARCHERY, HANDSTAND, write
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared" / "data" / "ucf101-mini"
 REAL_WEIGHTS = REAL_CLIPS.parent / "weights" / "resnet18_imagenet_conv1_to_layer3.pth"
@@ -38,12 +42,25 @@ def decode_config(**changes: object) -> DecodeConfig:
         "validation_groups": (22,),
         "height": 32,
         "width": 32,
-        "jpeg_qscale": 2,
+        "jpeg_quality": 96,
         "videos_per_shard": 8,
         "max_bad_fraction": 0.0,
+        "max_missing_fraction": 0.1,
         "timeout_s": 60.0,
+        "executor": "processes",
+        "scheduler": None,
     }
     return DecodeConfig(**{**values, **changes})
+
+
+def plan(raw: Path, **changes: object) -> tuple[list[Row], dict[str, Path], DecodeConfig]:
+    """The rows of a folder with UCF-101 and ucfTrainTestlist, the files, and the config: what ingest takes."""
+    index = index_videos(raw / "UCF-101", relative_to=raw)
+    lists = raw / "ucfTrainTestlist"
+    config = decode_config(**changes)
+    labels, split = read_labels(lists), read_split(lists, config.split)
+    rows = plan_rows(index.itertuples(), labels=labels, split=split, config=config)
+    return rows, {row.video: raw / row.path for row in index.itertuples()}, config
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +75,17 @@ def raw_motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(raw_motions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shards of raw_motions at 25, 15 and 10 fps, 32 × 32 pixels, and manifest.csv."""
     out = tmp_path_factory.mktemp("shards")
-    index = index_videos(raw_motions / "UCF-101", relative_to=raw_motions)
-    lists = raw_motions / "ucfTrainTestlist"
-    rows = plan_rows(index, labels=read_labels(lists), split=read_split(lists, 1), config=decode_config())
-    paths = {row.video: raw_motions / row.path for row in index.itertuples()}
-    ingest(rows, paths, out, decode_config()).to_csv(out / "manifest.csv", index=False)
+    rows, paths, config = plan(raw_motions)
+    make_manifest(ingest(rows, paths, out, config, work=out / "work")).to_csv(out / "manifest.csv", index=False)
     return out
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    """Two classes, three splits, with the line ends of the official files."""
+    folder = tmp_path / "ucfTrainTestlist"
+    write(folder / "classInd.txt", "1 Archery\r\n2 HandstandPushups\r\n")
+    for number in (1, 2, 3):
+        write(folder / f"trainlist0{number}.txt", f"{ARCHERY} 1\r\n")
+        write(folder / f"testlist0{number}.txt", f"{HANDSTAND}\r\n")
+    return folder

@@ -94,7 +94,7 @@ def test_metrics_have_their_keys(project: Path) -> None:
         assert {"top1", "top5", "top1_std", "features"} == set(metrics["probe"])
         assert {"encoder", "chance"} == set(metrics["controls"])
     decode = json.loads((project / "metrics/decode.json").read_text())
-    assert decode["videos"] == {"found": 176, "good": 176, "bad": 0, "unlisted": 0, "listed_but_absent": 0}
+    assert decode["videos"] == {"found": 176, "good": 176, "bad": 0, "absent": 0}
     tracked = call(project, "git", "ls-files", "metrics", "plots").split()
     assert all((project / name).read_text() for name in tracked if name.endswith(("json", "csv")))
 
@@ -114,7 +114,8 @@ def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
         ("evaluate.step", "5", {f"evaluate@{model}" for model in MODELS}),
         ("features.batch", "3", {"features"}),
         ("probe.hidden", "17", PROBES),
-        ("decode.jpeg_qscale", "3", {"decode"}),
+        ("decode.jpeg_quality", "90", {"decode"}),
+        ("decode.scheduler", "1", set()),
         ("source.motions.seed", "9", {"fetch"}),
     ],
 )

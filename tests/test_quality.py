@@ -16,6 +16,7 @@ from pipeline.training.checkpoint import ModelCard
 from pipeline.training.loop import Routine, step_loss
 from pipeline.training.losses import LossConfig, loss_per_image, ssim
 from pipeline.video.shards import open_videos
+from tests.videos import stored_video
 
 
 def images(n: int, *, height: int = 24, width: int = 33, noise: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -125,8 +126,6 @@ def test_prediction_k_answers_for_frame_n_in_plus_k() -> None:
 
 def test_evaluation_scores_the_same_frames(tmp_path) -> None:
     """Through the shards: grey videos that count, the network that counts, and copy-last, 1, 2, 3 levels off."""
-    from tests.test_shards import stored_video
-
     stored_video(tmp_path / "s", 12, split="test")
     videos = open_videos(tmp_path / "s", "test")
     net = Counting()

@@ -13,8 +13,8 @@ import pytest
 from pipeline.params import from_dict
 from pipeline.video import archives
 from pipeline.video.download import Archive
+from pipeline.video.index import read_index
 from pipeline.video.source import SourceConfig, fetch
-from pipeline.video.ucf101 import read_index
 
 KEYS = [f"ZoomIn/v_ZoomIn_g{group}_c01.avi" for group in ("01", "08", "22")]
 

@@ -67,6 +67,6 @@ def score(
             if position + row in shown:
                 kept.append((seeds[row].cpu(), targets[row].cpu(), predictions[row].cpu()))
         position += len(images)
-    data = {"clips": len(clips), "videos": len({video.key for video, _ in clips.windows}), "fps": config.fps}
+    data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps}
     table = {name: quality.table() for name, quality in tables.items()}
     return table | {"data": data | {"seeds": card.seeds}}, Pictures(*map(torch.stack, zip(*kept, strict=True)))

@@ -22,7 +22,7 @@ from pipeline.nets.encoder import TAPS
 from pipeline.nets.ladder import Ladder, States
 from pipeline.params import AtLeast
 from pipeline.training.checkpoint import ModelCard
-from pipeline.video.clips import as_images
+from pipeline.video.clips import as_images, read_frames
 from pipeline.video.shards import StoredVideo
 
 STORED = ("deepest", "subsample", "encoder")
@@ -94,5 +94,5 @@ def _batches(videos: Sequence[StoredVideo], size: int) -> Iterator[tuple[int, li
     with tqdm(total=len(videos), desc="features", unit="video") as progress:
         for first in range(0, len(videos), size):
             chosen = videos[first : first + size]
-            yield first, [video.read(0, video.info.frames) for video in chosen]
+            yield first, [read_frames(video, 0, video.info.frames) for video in chosen]
             progress.update(len(chosen))

@@ -77,7 +77,7 @@ def fingerprint(settings: object, data: Iterable[Clips], encoder: Encoder) -> st
     and the project's code."""
     digest = hashlib.sha256(repr(settings).encode())
     for clips in data:
-        for video in {video.key: video for video, _ in clips.windows}.values():
+        for video in clips.videos:
             digest.update(repr((video.key, video.info)).encode())
     for tensor in encoder.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

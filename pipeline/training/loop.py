@@ -9,7 +9,7 @@ Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +27,16 @@ from pipeline.params import Above, AtLeast, Between, MultipleOf
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.interruption import only_one, stop_requests
 from pipeline.training.losses import LossConfig, loss_per_image
-from pipeline.video.clips import Clips, ClipsConfig, EpochOrder, as_images, load, take_fraction
+from pipeline.video.clips import (
+    Clips,
+    ClipsConfig,
+    EpochOrder,
+    as_images,
+    decode_jpegs,
+    load,
+    load_encoded,
+    take_fraction,
+)
 from pipeline.video.shards import open_videos
 
 STATE = "state.pt"  # in the run folder; the caller deletes it once the result is written
@@ -259,10 +268,16 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
     return clips, Clips(open_videos(folder, "validation"), length=length, step=step, at_most=limit, seed=config.seed)
 
 
-def batches(fabric: Fabric, clips: Clips, order: EpochOrder, config: TrainConfig) -> Iterable[Tensor]:
+def batches(fabric: Fabric, clips: Clips, order: EpochOrder, config: TrainConfig) -> Iterator[Tensor]:
     """Batches uint8 (B, T, 3, H, W) on the run's device."""
-    on_gpu = fabric.device.type == "cuda"
-    return fabric.setup_dataloaders(load(clips, order, workers=config.clips.workers, pin_memory=on_gpu))
+    if config.clips.jpeg_decoder == "device":
+        for jpegs, count in load_encoded(clips, order, workers=config.clips.workers):
+            yield decode_jpegs(jpegs, fabric.device).unflatten(0, (count, -1))
+    else:
+        on_gpu = fabric.device.type == "cuda"
+        loader = load(clips, order, workers=config.clips.workers, pin_memory=on_gpu)
+        # The order is already this rank's.
+        yield from fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
 
 def step_loss(routine: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:

@@ -11,13 +11,14 @@ be continued in the middle of an epoch.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import resize
 
 from pipeline.params import Above, AtLeast, Between
@@ -32,6 +33,7 @@ class ClipsConfig:
     fraction: Annotated[float, Above(0), Between(0, 1)]  # of the training videos, evenly over the classes
     overfit: Annotated[int, AtLeast(0)]  # train and validate on this many clips; 0: off
     workers: Annotated[int, AtLeast(0)]  # loader processes; 0: load in the main process
+    jpeg_decoder: Literal["cpu", "device"]  # in the loader, or where the model is, by the GPU's batched decoder
 
 
 def take_fraction(videos: list[StoredVideo], fraction: float, *, seed: int) -> list[StoredVideo]:
@@ -50,60 +52,148 @@ def take_fraction(videos: list[StoredVideo], fraction: float, *, seed: int) -> l
     return [video for i, video in enumerate(videos) if i in kept]
 
 
+def read_frames(video: StoredVideo, start: int, length: int) -> torch.Tensor:
+    """Frames start … start + length − 1 of a video: uint8 (length, 3, H, W)."""
+    return decode_jpegs([_as_tensor(jpeg) for jpeg in video.jpegs(start, length)])
+
+
+def decode_jpegs(jpegs: Sequence[torch.Tensor], device: torch.device | str = "cpu") -> torch.Tensor:
+    """JPEGs, each a uint8 tensor (bytes,) on the CPU, -> uint8 (N, 3, H, W) on the device.
+
+    On a GPU its own decoder takes them all at once; its pixels may differ from the CPU's by rounding.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.stack(decode_jpeg(list(jpegs), mode=ImageReadMode.RGB, device=device))
+    # Joined as (H, W, 3), which is how they lie in memory: a plain copy.
+    frames = [decode_jpeg(jpeg, mode=ImageReadMode.RGB).permute(1, 2, 0) for jpeg in jpegs]
+    return torch.stack(frames).permute(0, 3, 1, 2)
+
+
+def _as_tensor(jpeg: memoryview) -> torch.Tensor:
+    return torch.frombuffer(jpeg, dtype=torch.uint8)
+
+
 class Clips(Dataset):
     """Every clip of the videos; item i is uint8 (length, 3, H, W). A video shorter than a clip gives none."""
 
-    def __init__(self, videos: list[StoredVideo], *, length: int, step: int, at_most: int = 0, seed: int = 0):
+    def __init__(self, videos: Sequence[StoredVideo], *, length: int, step: int, at_most: int = 0, seed: int = 0):
         """at_most > 0 keeps that many clips, chosen by the seed (the report's overfit subsets)."""
-        self.length = length
-        self.windows = [(video, start) for video in videos for start in range(0, video.info.frames - length + 1, step)]
-        if not self.windows:
+        self.length, self.step = length, step
+        self.videos = [video for video in videos if video.info.frames >= length]
+        if not self.videos:
             raise ValueError(
                 f"no clip of {length} frames (seeds + horizon) in {len(videos)} videos: the longest has "
                 f"{max((video.info.frames for video in videos), default=0)} frames at this rate"
             )
+        counts = [(video.info.frames - length) // step + 1 for video in self.videos]
+        self._first = np.concatenate([[0], np.cumsum(counts)])  # number of each video's first clip
+        self._chosen = np.arange(self._first[-1])
         if at_most:
-            chosen = np.random.default_rng(seed).permutation(len(self.windows))[:at_most]
-            self.windows = [self.windows[i] for i in sorted(chosen)]
+            self._chosen = np.sort(np.random.default_rng(seed).permutation(self._chosen)[:at_most])
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self._chosen)
+
+    def window(self, i: int) -> tuple[StoredVideo, int]:
+        """The video of clip i and the frame at which it starts."""
+        clip = self._chosen[i]
+        v = int(np.searchsorted(self._first, clip, side="right")) - 1
+        return self.videos[v], int(clip - self._first[v]) * self.step
+
+    def jpegs(self, i: int) -> list[torch.Tensor]:
+        """The frames of clip i as they are stored, each uint8 (bytes,)."""
+        video, start = self.window(i)
+        return [_as_tensor(jpeg) for jpeg in video.jpegs(start, self.length)]
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        video, start = self.windows[i]
-        return video.read(start, self.length)
+        return decode_jpegs(self.jpegs(i))
+
+    def __getitems__(self, indices: Sequence[int]) -> torch.Tensor:
+        """A batch at once (B, length, 3, H, W): what a DataLoader calls; each frame is copied but once."""
+        return decode_jpegs([jpeg for i in indices for jpeg in self.jpegs(i)]).unflatten(0, (len(indices), self.length))
+
+
+class EncodedClips(Dataset):
+    """The same clips with their frames still encoded: batches of them for load_encoded."""
+
+    def __init__(self, clips: Clips):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        """All bytes in one tensor, since each tensor costs a file descriptor on its way from a loader worker; and
+        the bytes of each JPEG."""
+        jpegs = [jpeg for i in indices for jpeg in self.clips.jpegs(i)]
+        return torch.cat(jpegs), [len(jpeg) for jpeg in jpegs]
 
 
 class EpochOrder:
-    """Batches of indices for a DataLoader: a permutation drawn from (seed, epoch), from batch `first` on.
+    """Batches of indices for a DataLoader, from batch `first` on: a permutation drawn from (seed, epoch), or, with
+    shuffle=False, the items in order.
 
-    shuffle=False keeps the order and the last, smaller batch; shuffled training drops it, so that batch
-    statistics always come from whole batches (a set smaller than a batch is one batch)."""
+    Every item comes once an epoch. The batches are as few as `batch` allows and as equal as can be, so none is much
+    smaller than the others, whose statistics it would disturb: 50 items in batches of 8 are 8, 7, 7, 7, 7, 7, 7.
+    With several `ranks` (processes that train together, on any number of machines) each batch is shared out among
+    them, and `rank` gets its part: together they do what one process would.
+    """
 
-    def __init__(self, items: int, batch: int, *, seed: int = 0, epoch: int = 0, first: int = 0, shuffle: bool = True):
+    def __init__(
+        self,
+        items: int,
+        batch: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        first: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} of {ranks} ranks; it counts from 0")
+        count = -(-items // batch)
+        if items // count < ranks:
+            raise ValueError(f"{items} clips in batches of {batch} are too few for {ranks} ranks")
         order = np.random.default_rng([seed, epoch]).permutation(items) if shuffle else np.arange(items)
-        batch = min(batch, items)
-        stop = items - batch + 1 if shuffle else items
-        self.batches = [order[i : i + batch].tolist() for i in range(0, stop, batch)][first:]
+        whole = np.array_split(order, count)
+        self.batches = [np.array_split(indices, ranks)[rank] for indices in whole[first:]]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        return (indices.tolist() for indices in self.batches)
 
 
 def load(clips: Clips, order: EpochOrder, *, workers: int = 0, pin_memory: bool = False) -> DataLoader:
     """Batches uint8 (B, T, 3, H, W) in the given order."""
+    return _loader(clips, order, workers=workers, pin_memory=pin_memory)
+
+
+def load_encoded(clips: Clips, order: EpochOrder, *, workers: int = 0) -> Iterator[tuple[list[torch.Tensor], int]]:
+    """The same batches as (the JPEGs of all clips, one after the other; how many clips B): for decode_jpegs where
+    the model is."""
+    for packed, sizes in _loader(EncodedClips(clips), order, workers=workers):
+        yield list(packed.split(sizes)), len(sizes) // clips.length
+
+
+def _loader(clips: Dataset, order: EpochOrder, *, workers: int, **options: object) -> DataLoader:
     return DataLoader(
         clips,
         batch_sampler=order,
         num_workers=workers,
-        pin_memory=pin_memory,
+        collate_fn=_as_it_is,  # the datasets give whole batches
         # Workers seeded from this generator, so that loading does not draw from the global one.
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals_to_the_parent,
+        **options,
     )
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -1,41 +1,67 @@
 """One encoded video -> JPEG frames, and which of them make the video at 25, 15 and 10 fps.
 
-One ffmpeg process a video decodes, resizes and JPEG-encodes every frame once; the frame rates are then only
-choices among the encoded frames. Choosing in the shell of the decoder (`-r`, the fps filter) would encode a
+One ffmpeg process a video decodes and resizes every frame once, and every frame is JPEG-encoded once; the frame
+rates are then only choices among the encoded frames. Choosing inside ffmpeg (`-r`, the fps filter) would encode a
 kept frame once per rate, and in its constant-rate mode ffmpeg inserts a frame into every XviD file with packed
-B-frames, whose first timestamp is 1.
+B-frames, whose first timestamp is 1. Frames pass through one by one: memory does not grow with the video's length.
 """
 
+import errno
+import io
 import re
+import signal
 import subprocess
+import threading
+from array import array
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
+import simplejpeg
 
-_STREAM = re.compile(r"Stream #0:\d+.*?: Video: (?P<codec>\w+).*?, (?P<width>\d+)x(?P<height>\d+)")
-_CLOCK = re.compile(r"config in time_base: (?P<tick>\d+/\d+), frame_rate: (?P<rate>\d+/\d+)")
-_PTS = re.compile(r"\] n: *\d+ pts: *(?P<pts>-?\d+|NOPTS)")
-_DURATION = re.compile(r"Duration: (?P<h>\d+):(?P<m>\d+):(?P<s>[\d.]+)")
+# What may be opened: containers that hold their own frames. Playlists, image sequences and the like name other files.
+CONTAINERS = "avi,mov,matroska,webm,mpeg,mpegts,flv,asf,ogg"
+MAX_PIXELS = 8192 * 8192  # of a source frame; a header may claim any size, and its memory is asked for at once
+NO_PTS = -(2**63)  # a frame without a timestamp
+NEAR_DUPLICATE = 0.1  # mean absolute luma difference to the frame before, in percent of the full range
+
+# Each from the start of a line of ffmpeg's log: a video's title may hold anything, but stands further to the right.
+_STREAM = re.compile(r"\[info\]   Stream #0:\d+.*?: Video: (?P<codec>\w+).*?, (?P<width>\d+)x(?P<height>\d+)")
+_SOUND = re.compile(r"\[info\]   Stream #0:\d+.*?: Audio: ")
+_CLOCK = re.compile(r"\[graph 0 input .*\btb:(?P<tick>\d+/\d+) fr:(?P<rate>[1-9]\d*/[1-9]\d*)")
+_DURATION = re.compile(r"\[info\]   Duration: (?P<h>\d+):(?P<m>\d+):(?P<s>[\d.]+)(?:, start: (?P<start>[\d.]+))?")
+_PACKED = re.compile(r"(?:\[[^\]]* @ \w+\] )+\[\w+\] Video uses .*packed B-frames")
+_STOPPED = re.compile(r"\[\w+\] Exiting normally, received signal")
+_COMPLAINT = re.compile(r"(?:\[[^\]]*\] )*?\[(?:error|fatal|panic)\] (.*)$")
+_CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
 
 
 class VideoError(ValueError):
-    """The file cannot be used as a video; the message is the reason, fit for one cell of a table."""
+    """The file cannot be used as a video. reason: one of a few words, to be counted; detail: for this file alone."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)
 class DecodedVideo:
     """Every frame of a video, resized and JPEG-encoded, in display order.
 
-    jpegs: one JPEG a frame. pts: (T,) int64, presentation times in ticks of `tick` seconds, never decreasing.
+    frames: a file with the T JPEGs one after the other; frame k is its bytes offsets[k] … offsets[k + 1].
+    offsets: (T + 1,) int64. pts: (T,) int64, presentation times in ticks of `tick` seconds, never decreasing.
     fps: the nominal rate of the source; width, height: pixels of the source; packed: XviD packed B-frames;
-    header_frames: frames the container's duration promises.
+    header_frames: frames the container promises, if more or fewer; near_duplicates: frames that differ from the one
+    before them by less than NEAR_DUPLICATE; steady: the frames are equally far apart in time; missing_bytes: by which
+    an AVI is shorter than its first line says.
     """
 
-    jpegs: list[bytes]
+    frames: Path
+    offsets: np.ndarray
     pts: np.ndarray
     tick: Fraction
     fps: Fraction
@@ -44,68 +70,125 @@ class DecodedVideo:
     codec: str
     packed: bool
     header_frames: int
+    near_duplicates: int
+    steady: bool
+    missing_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.pts)
 
 
-def decode(path: Path, *, height: int, width: int, qscale: int, timeout_s: float) -> DecodedVideo:
-    """Decodes a video file and resizes it to height × width (bicubic), each frame a JPEG.
+@cache
+def ffmpeg_version() -> str:
+    """The first words of `ffmpeg -version`."""
+    shown = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True)
+    return shown.stdout.split("\n", 1)[0].split(" Copyright")[0]
 
-    qscale: the MJPEG encoder's quantiser scale, 1 (best) to 31; with 1 every video tried is stored at 41 dB or more
-    from the decoded frames, about 44 dB on average (libjpeg's quality 95 gives 42). The bytes depend
-    on the file and on nothing else: bit-exact decoder, scaler and encoder, one thread. Raises VideoError with the
-    reason for anything that is not a decodable video, and after timeout_s seconds.
+
+def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, timeout_s: float) -> DecodedVideo:
+    """Decodes a video file and resizes it to height × width (bicubic), each frame a JPEG with full chroma.
+
+    scratch: a folder for what is written on the way, replaced by the next call. quality: libjpeg's, 1 to 100; with
+    96 every frame tried at 128×160 was stored at 41 dB or more from the decoded one, 44 dB on average. The bytes
+    depend on the file and on nothing else: bit-exact decoder and scaler, one thread. Raises VideoError for anything
+    that is not one whole decodable video, and after timeout_s seconds; OSError when the disk is full, and
+    RuntimeError when somebody stops ffmpeg: neither is the video's fault.
     """
-    source = ffmpeg.input(f"file:{path}", threads=1, flags="+bitexact", protocol_whitelist="file,pipe")
+    with (scratch / "log").open("wb") as log, (scratch / "frames").open("wb") as frames:
+        process = subprocess.Popen(
+            _command(path, height=height, width=width),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=scratch,
+            pipesize=1 << 20,  # room for many frames, so that the two processes seldom wait for each other
+        )
+        expired = threading.Event()
+        watchdog = threading.Timer(timeout_s, lambda: (expired.set(), process.kill()))
+        try:
+            watchdog.start()
+            offsets = _encode_frames(process.stdout, frames, height=height, width=width, quality=quality)
+            process.wait()
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.communicate()
+    said = _read_log(scratch / "log")
+    complaint = said.complaint.replace(f"file:{path.absolute()}", "the file").strip()
+    if expired.is_set():
+        raise VideoError("time limit", f"decoding took longer than {timeout_s:g} s")
+    if process.returncode in _CRASHES:
+        raise VideoError("damaged", f"the decoder crashed ({signal.Signals(-process.returncode).name})")
+    if process.returncode < 0 or said.stopped:
+        raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
+    if said.stream is None:
+        raise VideoError("not a video", complaint or "no video stream in it")
+    if process.returncode != 0 or complaint or len(offsets) == 1:
+        raise VideoError("damaged", f"{complaint or 'no frame in it'} ({len(offsets) - 1} frames decoded)")
+    pts, near_duplicates = _read_frame_notes(scratch / "notes")
+    if len(pts) != len(offsets) - 1:
+        raise OSError(errno.EIO, f"ffmpeg wrote {len(pts)} timestamps for {len(offsets) - 1} frames", str(scratch))
+    if said.clock is None:
+        raise VideoError("timestamps", "no frame rate")
+    tick, fps = said.clock
+    pts = np.maximum.accumulate(pts)
+    if pts[0] == NO_PTS or (pts[-1] - pts[0]) * tick > 10 + len(pts):
+        raise VideoError("timestamps", f"make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {tick} s")
+    gaps = np.diff(pts)
+    return DecodedVideo(
+        frames=scratch / "frames",
+        offsets=offsets,
+        pts=pts,
+        tick=tick,
+        fps=fps,
+        width=int(said.stream["width"]),
+        height=int(said.stream["height"]),
+        codec=said.stream["codec"],
+        packed=said.packed,
+        header_frames=_header_frames(said, pts),
+        near_duplicates=near_duplicates,
+        # Containers that count in milliseconds round each time: half a frame is far more than that.
+        steady=len(gaps) == 0 or bool((gaps.max() - gaps.min()) * tick * fps < Fraction(1, 2)),
+        missing_bytes=_missing_bytes(path),
+    )
+
+
+def _command(path: Path, *, height: int, width: int) -> list[str]:
+    """ffmpeg: every frame of the video as raw planes on stdout, and its time and difference in the file `notes`."""
+    source = ffmpeg.input(
+        f"file:{path.absolute()}",
+        threads=1,
+        flags="+bitexact",
+        max_pixels=MAX_PIXELS,
+        protocol_whitelist="file",
+        format_whitelist=CONTAINERS,
+    )
     frames = (
-        source["v:0"]
+        source["V:0"]  # not a sound file's cover picture
+        # A JPEG is full-range BT.601.
         .filter(
             "scale", width, height, flags="bicubic+accurate_rnd+bitexact", out_range="full", out_color_matrix="bt601"
         )
         # The source halves its chroma; at half the source's size the frame can keep all of it.
         .filter("format", "yuv444p")
-        .filter("showinfo", checksum=0)  # prints the time base and every frame's timestamp
+        .filter("scdet")
+        .filter("metadata", mode="print", key="lavfi.scd.mafd", file="notes")
     )
-    output = ffmpeg.output(
-        frames,
-        "pipe:",
-        format="mjpeg",
-        vcodec="mjpeg",
-        color_range="pc",
-        fps_mode="passthrough",
-        threads=1,
-        flags="+bitexact",
-        qmin=1,
-        **{"q:v": qscale},
-    ).global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
-    command = ffmpeg.compile(output, cmd=imageio_ffmpeg.get_ffmpeg_exe())
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise VideoError(f"decoding took longer than {timeout_s:g} s") from None
-    log = done.stderr.decode("utf-8", "replace")
-    jpegs = _split_jpegs(done.stdout)
-    stream, clock = _STREAM.search(log), _CLOCK.search(log)
-    if done.returncode != 0 or stream is None or clock is None or not jpegs:
-        raise VideoError(_reason(log, path))
-    ticks = [match["pts"] for match in _PTS.finditer(log)]
-    if len(ticks) != len(jpegs) or "NOPTS" in ticks:
-        raise VideoError(f"{len(jpegs)} frames but {len(ticks) - ticks.count('NOPTS')} timestamps")
-    pts = np.maximum.accumulate(np.array(ticks, dtype=np.int64))
-    if clock["rate"].endswith("/0") or (pts[-1] - pts[0]) * Fraction(clock["tick"]) > 10 + len(pts):
-        raise VideoError(f"timestamps make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {clock['tick']} s")
-    fps = Fraction(clock["rate"])
-    duration = _DURATION.search(log)
-    seconds = int(duration["h"]) * 3600 + int(duration["m"]) * 60 + float(duration["s"]) if duration else 0.0
-    return DecodedVideo(
-        jpegs=jpegs,
-        pts=pts,
-        tick=Fraction(clock["tick"]),
-        fps=fps,
-        width=int(stream["width"]),
-        height=int(stream["height"]),
-        codec=stream["codec"],
-        packed="packed B-frames" in log,
-        header_frames=round(seconds * fps),
-    )
+    output = ffmpeg.output(frames, "pipe:1", format="rawvideo", fps_mode="passthrough", threads=1)
+    output = output.global_args("-nostdin", "-nostats", "-hide_banner", "-loglevel", "level+verbose")
+    return ffmpeg.compile(output.global_args("-filter_complex_threads", "1"), cmd=imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def _encode_frames(
+    raw: io.BufferedReader, frames: io.BufferedWriter, *, height: int, width: int, quality: int
+) -> np.ndarray:
+    """Raw Y, U and V planes -> JPEGs one after the other; returns their offsets (T + 1,). libjpeg-turbo takes the
+    planes as they are, and is twice as fast as ffmpeg's encoder."""
+    planes = np.empty((3, height, width), dtype=np.uint8)
+    offsets = array("q", [0])
+    while raw.readinto(planes) == planes.nbytes:
+        offsets.append(offsets[-1] + frames.write(simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)))
+    return np.array(offsets, dtype=np.int64)
 
 
 def resample(pts: np.ndarray, tick: Fraction, rate: int) -> np.ndarray:
@@ -128,20 +211,69 @@ def resample(pts: np.ndarray, tick: Fraction, rate: int) -> np.ndarray:
     return np.where(wanted - source[before] <= source[after] - wanted, before, after)
 
 
-def _split_jpegs(stream: bytes) -> list[bytes]:
-    """Cuts concatenated JPEGs. End-of-image followed by start-of-image cannot occur inside one: in the coded
-    data every 0xFF is stuffed, and the encoder writes no thumbnails."""
-    if not stream:
-        return []
-    parts = stream.split(b"\xff\xd9\xff\xd8")
-    return [
-        (b"\xff\xd8" if i else b"") + part + (b"\xff\xd9" if i < len(parts) - 1 else b"")
-        for i, part in enumerate(parts)
-    ]
+@dataclass
+class _Said:
+    """What ffmpeg's log says of a video. clock: the tick of its timestamps in seconds, and its nominal rate."""
+
+    stream: re.Match[str] | None = None
+    clock: tuple[Fraction, Fraction] | None = None
+    seconds: float = 0.0
+    sound: bool = False
+    packed: bool = False
+    stopped: bool = False
+    complaint: str = ""  # the first line of level error or worse
 
 
-def _reason(log: str, path: Path) -> str:
-    """The first complaint of ffmpeg's log, without the file's own path, or that there is no picture in it."""
-    complaint = re.search(r"^(?:\[.*?\] )?\[(?:error|fatal)\] (.*)$", log, re.MULTILINE)
-    text = complaint[1] if complaint else "no video frame in it"
-    return re.sub(r"\s+", " ", text.replace(f"file:{path}", "the file")).strip()
+def _read_log(file: Path) -> _Said:
+    said = _Said()
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not said.complaint and (match := _COMPLAINT.match(line)):
+                said.complaint = re.sub(r"\s+", " ", match[1])[:300]
+            elif not said.stream and "attached pic" not in line and (match := _STREAM.match(line)):
+                said.stream = match
+            elif not said.clock and (match := _CLOCK.match(line)):
+                said.clock = Fraction(match["tick"]), Fraction(match["rate"])
+            elif not said.seconds and (match := _DURATION.match(line)):
+                said.seconds = int(match["h"]) * 3600 + int(match["m"]) * 60 + float(match["s"])
+                said.seconds -= float(match["start"] or 0)
+            said.sound |= bool(_SOUND.match(line))
+            said.packed |= bool(_PACKED.match(line))
+            said.stopped |= bool(_STOPPED.match(line))
+    return said
+
+
+def _header_frames(said: _Said, pts: np.ndarray) -> int:
+    """Frames that the container promises, from its duration: those decoded, unless it is longer than them."""
+    tick, fps = said.clock
+    if said.sound:  # it may be the sound that is longer
+        return len(pts)
+    if tick * fps == 1:  # a container that counts frames, such as AVI
+        return round(said.seconds * fps)
+    shown = (pts[-1] - pts[0]) * tick + 1 / fps
+    return len(pts) + max(0, round((said.seconds - shown) * fps))
+
+
+def _missing_bytes(path: Path) -> int:
+    """An AVI begins with RIFF and the bytes that follow; one that was cut may have lost its index alone, and then
+    decodes to the end. 0 for other containers, which do not say."""
+    with path.open("rb") as stream:
+        name, size = stream.read(4), int.from_bytes(stream.read(4), "little")
+    return max(0, size + 8 - path.stat().st_size) if name == b"RIFF" else 0
+
+
+def _read_frame_notes(file: Path) -> tuple[np.ndarray, int]:
+    """Timestamps (T,) and how many frames hardly differ from the one before, from two lines a frame:
+
+    frame:7    pts:7       pts_time:0.28
+    lavfi.scd.mafd=1.501
+    """
+    pts, near_duplicates = array("q"), -1  # the first frame has none before it, and difference 0
+    with file.open() as lines:
+        for line in lines:
+            if line.startswith("frame:"):
+                text = line.split("pts:", 1)[1].split()[0]
+                pts.append(NO_PTS if text == "NOPTS" else int(text))
+            else:
+                near_duplicates += float(line.partition("=")[2]) < NEAR_DUPLICATE
+    return np.array(pts, dtype=np.int64), near_duplicates

@@ -1,245 +1,296 @@
-"""Every video of the index -> shards at every rate, and a manifest with a row for each.
+"""Planned rows -> shards at every rate, and the rows with their verdicts.
 
-The unit of work is a shard: which videos it holds is settled before anything is decoded, so the bytes do not
-depend on how many processes work or in which order they finish.
+The unit of work is a shard at all its rates: which videos it holds is settled before anything is decoded, so the
+bytes do not depend on how many processes work, on which machines, or in which order they finish. A finished shard
+stays in the folder `work` with a receipt, and a run that is killed carries on from there:
+
+    work/25/train-00000.tar     the same under 15 and 10
+    work/train-00000.json       the receipt, written last: what it was made from, its sizes, its rows
+    work/making-…/              a shard being made; never looked at again
+
+Machines share the folders `work` and those of the videos.
 """
 
 import hashlib
+import json
 import multiprocessing
+import multiprocessing.connection
 import os
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
 
-import pandas as pd
 from tqdm import tqdm
 
-from pipeline.params import Above, AtLeast, Between, MultipleOf
-from pipeline.video.decode import DecodedVideo, VideoError, decode, resample
-from pipeline.video.shards import RATES, sample, write_shard
-from pipeline.video.ucf101 import Split, parse_name, sha256_of
+from pipeline.video.decode import DecodedVideo, VideoError, decode, ffmpeg_version, resample
+from pipeline.video.digest import sha256_of
+from pipeline.video.plan import BAD, GOOD, DecodeConfig, Row
+from pipeline.video.shards import RATES, ShardFile
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
-    """Section `decode`."""
+class Task:
+    """A shard to be made. tools: what the bytes depend on beside videos and config (`tools_digest`)."""
 
-    split: Literal[1, 2, 3]  # the official split
-    validation_groups: tuple[Annotated[int, AtLeast(1)], ...]  # groups of the training list held back
-    height: Annotated[int, MultipleOf(32)]  # the encoder halves five times
-    width: Annotated[int, MultipleOf(32)]
-    jpeg_qscale: Annotated[int, Between(1, 31)]
-    videos_per_shard: Annotated[int, AtLeast(1)]
-    max_bad_fraction: Annotated[float, Between(0, 1)]
-    timeout_s: Annotated[float, Above(0)]
+    shard: str
+    rows: Sequence[Row]
+    paths: Sequence[Path]
+    work: Path
+    config: DecodeConfig
+    tools: str
+
+    @property
+    def receipt(self) -> Path:
+        return self.work / Path(self.shard).with_suffix(".json")
+
+    def tar(self, rate: int) -> Path:
+        return self.work / str(rate) / self.shard
+
+    def key(self) -> str:
+        """Digest of all that the shard's bytes and rows depend on."""
+        config = replace(self.config, executor="processes", scheduler=None, max_bad_fraction=0.0)
+        return hashlib.sha256(repr((self.rows, config, self.tools)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the manifest.
+def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: DecodeConfig, *, work: Path) -> list[Row]:
+    """Decodes the rows' good videos (paths: video -> file) into out/25, out/15, out/10; returns all rows, sorted.
 
-    split: train, validation, test, or none. verdict: good, bad (with the reason), or unlisted (in neither list of
-    the split: not stored); a good video may have a reason too, to be looked at. rate: frames per second of the
-    source; height, width: of the source, in pixels; frames_25 … frames_10: stored frames at each rate.
+    work: on the same disk as `out` best; holds finished shards until the caller, done with the rows, deletes it.
+    Raises OSError when the disk is full and RuntimeError when a process was killed; then run again to carry on.
     """
-
-    video: str
-    action: str
-    label: int
-    group: int
-    clip: int
-    split: str
-    verdict: str
-    reason: str = ""
-    codec: str = ""
-    packed: bool = False
-    rate: str = ""
-    height: int = 0
-    width: int = 0
-    frames: int = 0
-    header_frames: int = 0
-    frames_25: int = 0
-    frames_15: int = 0
-    frames_10: int = 0
-    bytes: int = 0
-    sha256: str = ""
-    shard: str = ""
+    tasks = _tasks(rows, paths, work.absolute(), config)
+    finished = {task.shard: found for task in tasks if (found := _finished(task)) is not None}
+    for folder in [work, *(folder / str(rate) for rate in RATES for folder in (work, out))]:
+        folder.mkdir(parents=True, exist_ok=True)
+    for left in work.glob("making-*"):
+        shutil.rmtree(left)
+    if finished:
+        print(f"carrying on: {len(finished)} of {len(tasks)} shards are in {work}")
+    # The largest first, so that no worker is left alone with one at the end.
+    todo = sorted((task for task in tasks if task.shard not in finished), key=lambda task: -_size(task.rows))
+    with tqdm(total=sum(len(task.rows) for task in todo), desc="decode", unit="video") as progress:
+        for task, made in _run(todo, config):
+            finished[task.shard] = made
+            progress.update(len(made))
+            progress.set_postfix(bad=sum(row.verdict == BAD for rows in finished.values() for row in rows))
+    _publish(tasks, out)
+    decoded = [row for made in finished.values() for row in made]
+    return sorted([row for row in rows if not row.shard] + decoded, key=lambda row: row.video)
 
 
-def plan_rows(index: pd.DataFrame, *, labels: Mapping[str, int], split: Split, config: DecodeConfig) -> list[Row]:
-    """A row for every video of the index (columns video, bytes, sha256), with its split and its shard.
-
-    Shards are filled in the order of the digest of each video's name: a fixed shuffle, so that a shard mixes the
-    classes and a plain sequential reader needs only a small shuffle buffer.
-    """
-    rows = [_place(item, labels, split, config.validation_groups) for item in index.itertuples()]
-    rows.sort(key=lambda row: hashlib.sha256(row.video.encode()).digest())
-    counts: dict[str, int] = {}
-    placed = []
-    for row in rows:
-        if row.verdict == "good":
-            number = counts.get(row.split, 0)
-            counts[row.split] = number + 1
-            row = replace(row, shard=f"{row.split}-{number // config.videos_per_shard:05d}.tar")
-        placed.append(row)
-    return sorted(placed, key=lambda row: row.video)
+def tools_digest() -> str:
+    """Digest of the code that makes a shard, and of the versions of the decoder and the JPEG encoder."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256(f"{ffmpeg_version()}, simplejpeg {version('simplejpeg')}".encode())
+    for name in ("decode.py", "ingest.py", "plan.py", "shards.py"):
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()
 
 
-def _place(item: object, labels: Mapping[str, int], split: Split, validation_groups: tuple[int, ...]) -> Row:
-    action, _, file_name = item.video.rpartition("/")
-    name = parse_name(file_name)
-    where = "none"
-    if item.video in split.test:
-        where = "test"
-    elif item.video in split.train:
-        where = "validation" if name is not None and name.group in validation_groups else "train"
-    listed = where != "none"  # only official names of known classes are listed
-    return Row(
-        video=item.video,
-        action=action,
-        label=labels.get(action, -1),
-        group=name.group if name else 0,
-        clip=name.clip if name else 0,
-        split=where,
-        verdict="good" if listed else "unlisted",
-        reason="" if listed else f"in neither list of split {split.number}",
-        bytes=int(item.bytes),
-        sha256=item.sha256,
-    )
-
-
-def ingest(rows: list[Row], paths: Mapping[str, Path], out: Path, config: DecodeConfig) -> pd.DataFrame:
-    """Decodes the rows' videos (paths: video -> file) into out/25, out/15, out/10; returns the manifest.
-
-    Uses every core that the process may run on.
-    """
-    for rate in RATES:
-        (out / str(rate)).mkdir(parents=True, exist_ok=True)
+def _tasks(rows: Sequence[Row], paths: Mapping[str, Path], work: Path, config: DecodeConfig) -> list[Task]:
     shards: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.video):
         if row.shard:
             shards.setdefault(row.shard, []).append(row)
-    done = [row for row in rows if not row.shard]
-    workers = len(os.sched_getaffinity(0))
-    jobs = [(shard, members, [paths[row.video] for row in members], out, config) for shard, members in shards.items()]
-    with (
-        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
-        tqdm(total=sum(map(len, shards.values())), desc="decode", unit="video") as progress,
-    ):
-        for finished in pool.map(_write_shards, *zip(*jobs, strict=True)) if jobs else ():
-            done.extend(finished)
-            progress.update(len(finished))
-            progress.set_postfix(bad=sum(row.verdict == "bad" for row in done))
-    return as_manifest(done)
+    tools = tools_digest()
+    return [
+        Task(shard, members, [paths[row.video].absolute() for row in members], work, config, tools)
+        for shard, members in sorted(shards.items())
+    ]
 
 
-def as_manifest(rows: list[Row]) -> pd.DataFrame:
-    """The rows as a table, sorted by video."""
-    return pd.DataFrame([asdict(row) for row in sorted(rows, key=lambda row: row.video)])
+def _size(rows: Iterable[Row]) -> int:
+    return sum(row.bytes for row in rows)
 
 
-def _write_shards(shard: str, rows: list[Row], paths: list[Path], out: Path, config: DecodeConfig) -> list[Row]:
-    """One shard at the three rates; returns its rows with the verdicts."""
-    finished = []
-    samples: dict[int, list[dict[str, object]]] = {rate: [] for rate in RATES}
-    for row, path in zip(rows, paths, strict=True):
-        try:
-            video = _decode_verified(row, path, config)
-        except VideoError as error:
-            finished.append(replace(row, verdict="bad", reason=str(error), shard=""))
-            continue
-        counts = {}
-        for rate in RATES:
-            chosen = [video.jpegs[i] for i in resample(video.pts, video.tick, rate)]
-            counts[f"frames_{rate}"] = len(chosen)
-            samples[rate].append(
-                sample(
-                    Path(row.video).stem,
-                    chosen,
-                    action=row.action,
-                    label=row.label,
-                    group=row.group,
-                    clip=row.clip,
-                    fps=rate,
-                    source_sha256=row.sha256,
-                )
-            )
-        missing = video.header_frames - len(video.jpegs)
-        finished.append(
-            replace(
-                row,
-                reason=f"frames fewer than its header says: {missing}" if missing > 0 else "",
-                codec=video.codec,
-                packed=video.packed,
-                rate=str(video.fps),
-                height=video.height,
-                width=video.width,
-                frames=len(video.jpegs),
-                header_frames=video.header_frames,
-                **counts,
-            )
-        )
+def _finished(task: Task) -> list[Row] | None:
+    """The rows of a shard made earlier from the same videos, config and tools; None when there is none."""
+    try:
+        receipt = json.loads(task.receipt.read_text(encoding="utf-8"))
+        sizes = {rate: task.tar(int(rate)).stat().st_size for rate in receipt["sizes"]}
+        if receipt["key"] == task.key() and sizes == receipt["sizes"]:
+            return [Row(**row) for row in receipt["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _publish(tasks: Sequence[Task], out: Path) -> None:
+    """Puts the finished shards where they belong, in place of others, by links: they stay in `work` too, should the
+    run end here."""
     for rate in RATES:
-        if samples[rate]:
-            write_shard(out / str(rate) / shard, samples[rate])
-    return finished
+        for old in (out / str(rate)).glob("*.tar"):
+            old.unlink()
+        for task in tasks:
+            made, place = task.tar(rate), out / str(rate) / task.shard
+            partial = place.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            if made.exists():  # not if all its videos are bad
+                try:
+                    os.link(made, partial)
+                except OSError:  # another disk, or one without links
+                    shutil.copyfile(made, partial)
+                partial.replace(place)
 
 
-def _decode_verified(row: Row, path: Path, config: DecodeConfig) -> DecodedVideo:
-    """Decodes the file that the index lists; another content under its name is refused."""
+# --- who does the work -----------------------------------------------------------------------------------------------
+
+
+def _run(tasks: Sequence[Task], config: DecodeConfig) -> Iterator[tuple[Task, list[Row]]]:
+    """Every task with its rows, as they are finished."""
+    if not tasks:
+        return
+    with _executor(config) as pool:
+        futures: dict[Future, Task] = {pool.submit(make_shard, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextmanager
+def _executor(config: DecodeConfig) -> Iterator[Executor]:
+    killed = "a decoding process was killed, by hand or for want of memory; run again to carry on"
+    if config.executor == "dask":
+        import distributed  # slow, and only needed here
+
+        try:
+            client = distributed.Client(config.scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"decode.scheduler: no dask scheduler at {config.scheduler} ({error})") from error
+        with client, client.get_executor(pure=False) as pool:
+            try:
+                yield pool
+            except distributed.KilledWorker as error:  # several workers, one after the other, on the same shard
+                raise RuntimeError(killed) from error
+    else:
+        # A clean server process imports this module once and forks the workers, which then start at once; a fork of
+        # this process might inherit a locked lock.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "pandas"])  # which the main module needs, and so each worker
+        cores = len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with_parent) as pool:
+            try:
+                yield pool
+            except BrokenProcessPool as error:
+                raise RuntimeError(killed) from error
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed would wait for its next task for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# --- one shard -------------------------------------------------------------------------------------------------------
+
+
+def make_shard(task: Task) -> list[Row]:
+    """Decodes the task's videos into its tars, whole or not at all; returns the rows with the verdicts."""
+    if tools_digest() != task.tools:
+        raise RuntimeError("this worker's code or ffmpeg is not that of the run; start the workers from the same tree")
+    with tempfile.TemporaryDirectory(prefix="making-", dir=task.work, ignore_cleanup_errors=True) as making:
+        return _make(task, Path(making))
+
+
+def _make(task: Task, making: Path) -> list[Row]:
+    rows, tars = [], {rate: ShardFile(making / f"{rate}.tar") for rate in RATES}
+    for row, path in zip(task.rows, task.paths, strict=True):
+        try:
+            video = _decode_verified(row, path, making, task.config)
+        except VideoError as error:
+            rows.append(replace(row, verdict=BAD, reason=error.reason, detail=error.detail, shard=""))
+            continue
+        chosen = {rate: resample(video.pts, video.tick, rate) for rate in RATES}
+        for rate, frames in chosen.items():
+            _add(tars[rate], row, video, frames, rate=rate)
+        rows.append(_described(row, video, {f"frames_{rate}": len(frames) for rate, frames in chosen.items()}))
+    for tar in tars.values():
+        tar.close()
+    sizes = {}
+    for rate in RATES:
+        if any(row.verdict == GOOD for row in rows):
+            sizes[str(rate)] = (making / f"{rate}.tar").stat().st_size
+            (making / f"{rate}.tar").replace(task.tar(rate))
+        else:
+            task.tar(rate).unlink(missing_ok=True)  # of an earlier run with other videos
+    receipt = making / "receipt"
+    with receipt.open("w", encoding="utf-8") as stream:
+        json.dump({"key": task.key(), "sizes": sizes, "rows": [vars(row) for row in rows]}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    receipt.replace(task.receipt)
+    return rows
+
+
+def _decode_verified(row: Row, path: Path, scratch: Path, config: DecodeConfig) -> DecodedVideo:
+    """Decodes the file that the index lists; another content under its name is refused, and so is half a video."""
     try:
         digest = sha256_of(path)
     except OSError as error:
-        raise VideoError(error.strerror or str(error)) from error
+        raise VideoError("unreadable", error.strerror or str(error)) from error
     if digest != row.sha256:
-        raise VideoError("content differs from the index; index it again with: dvc repro -f -s fetch")
-    return decode(path, height=config.height, width=config.width, qscale=config.jpeg_qscale, timeout_s=config.timeout_s)
+        raise VideoError("changed", "content differs from the index; index it again with: dvc repro -f -s fetch")
+    video = decode(
+        path,
+        scratch,
+        height=config.height,
+        width=config.width,
+        quality=config.jpeg_quality,
+        timeout_s=config.timeout_s,
+    )
+    size = row.bytes + video.missing_bytes
+    if video.missing_bytes > config.max_missing_fraction * size:
+        raise VideoError("truncated", f"{row.bytes} of the {size} bytes that its header promises")
+    if video.header_frames - len(video) > config.max_missing_fraction * video.header_frames:
+        raise VideoError("truncated", f"{len(video)} of the {video.header_frames} frames that its header promises")
+    return video
 
 
-def check(manifest: pd.DataFrame, config: DecodeConfig) -> None:
-    """ValueError when more than max_bad_fraction of the listed videos are bad, with the list; and when a split is
-    left without a video."""
-    listed = manifest[manifest["verdict"] != "unlisted"]
-    bad = listed[listed["verdict"] == "bad"]
-    if listed.empty:
-        raise ValueError(f"none of the {len(manifest)} videos found is in the lists of decode.split {config.split}")
-    if len(bad) > config.max_bad_fraction * len(listed):
-        table = "\n".join(f"  {row.video}: {row.reason}" for row in bad.itertuples())
-        raise ValueError(
-            f"{len(bad)} of {len(listed)} listed videos are bad, over decode.max_bad_fraction = "
-            f"{config.max_bad_fraction:g} (every file is in data/manifest.csv; repair or remove these and index again "
-            f"with: dvc repro -s -f fetch, or raise the fraction):\n{table}"
+def _add(tar: ShardFile, row: Row, video: DecodedVideo, frames: Sequence[int], *, rate: int) -> None:
+    starts, sizes = video.offsets[frames].tolist(), (video.offsets[frames + 1] - video.offsets[frames]).tolist()
+    with video.frames.open("rb", buffering=0) as stream:
+        tar.add(
+            Path(row.video).stem,
+            (os.pread(stream.fileno(), size, start) for start, size in zip(starts, sizes, strict=True)),
+            sizes,
+            action=row.action,
+            label=row.label,
+            group=row.group,
+            clip=row.clip,
+            fps=rate,
+            source_sha256=row.sha256,
         )
-    filled = set(listed[listed["verdict"] == "good"]["split"])
-    if empty := [split for split in ("train", "validation", "test") if split not in filled]:
-        raise ValueError(
-            f"no good video for {' and '.join(empty)}: the lists of decode.split {config.split} and "
-            f"decode.validation_groups {list(config.validation_groups)} leave none"
-        )
 
 
-def summarise(manifest: pd.DataFrame, split: Split) -> dict[str, object]:
-    """Counts for metrics/decode.json; `found` is always good + bad + unlisted."""
-    good = manifest[manifest["verdict"] == "good"]
-    seconds = sum(frames / Fraction(rate) for frames, rate in zip(good["frames"], good["rate"], strict=True))
-    return {
-        "videos": {
-            "found": len(manifest),
-            **{verdict: int((manifest["verdict"] == verdict).sum()) for verdict in ("good", "bad", "unlisted")},
-            "listed_but_absent": len((split.train | split.test) - set(manifest["video"])),
-        },
-        "bad": manifest[manifest["verdict"] == "bad"]["reason"].value_counts().to_dict(),
-        "splits": {name: int((good["split"] == name).sum()) for name in ("train", "validation", "test")},
-        "frames": {"source": int(good["frames"].sum())} | {str(r): int(good[f"frames_{r}"].sum()) for r in RATES},
-        "source": {
-            "classes": int(good["action"].nunique()),
-            "codecs": good["codec"].value_counts().to_dict(),
-            "rates": good["rate"].value_counts().to_dict(),
-            "packed_b_frames": int(good["packed"].sum()),
-            "fewer_frames_than_header": int((good["frames"] < good["header_frames"]).sum()),
-            "seconds": round(float(seconds), 2),
-        },
-    }
+def _described(row: Row, video: DecodedVideo, counts: Mapping[str, int]) -> Row:
+    return replace(
+        row,
+        codec=video.codec,
+        packed=video.packed,
+        rate=str(video.fps),
+        height=video.height,
+        width=video.width,
+        frames=len(video),
+        header_frames=video.header_frames,
+        near_duplicates=video.near_duplicates,
+        steady=video.steady,
+        missing_bytes=video.missing_bytes,
+        **counts,
+    )

@@ -6,24 +6,23 @@ A sample `v_Archery_g01_c02` is two members of a tar:
     v_Archery_g01_c02.mjpeg    all its frames as concatenated JPEGs; ffplay shows it, `tar` extracts it
 
 So a shard is read by plain `webdataset`, in order; and through the offsets any run of frames is one short read,
-which is what StoredVideo does.
+which is what StoredVideo does. Writing and reading stream: neither holds a whole video.
 """
 
+import io
 import json
+import os
 import tarfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import accumulate
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-
-import torch
-import webdataset
-from torchvision.io import ImageReadMode, decode_jpeg
 
 RATES = (25, 15, 10)  # frames per second; the folders' names, and the curriculum's choices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SampleInfo:
     """The JSON of a sample. label starts at 0; fps is the rate of the stored frames; frame k is the bytes
     offsets[k] … offsets[k + 1] of the .mjpeg member; source_sha256 is the digest of the video file."""
@@ -34,11 +33,11 @@ class SampleInfo:
     clip: int
     fps: int
     frames: int
-    offsets: list[int]
+    offsets: Sequence[int]
     source_sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredVideo:
     """A video in a shard: reads any of its frames without touching the others."""
 
@@ -47,40 +46,77 @@ class StoredVideo:
     shard: Path
     start: int  # byte of the shard at which the first frame begins
 
-    def read(self, start: int, length: int) -> torch.Tensor:
-        """Frames start … start + length − 1: uint8 (length, 3, H, W). IndexError outside 0 … frames − 1."""
+    def jpegs(self, start: int, length: int) -> list[memoryview]:
+        """Frames start … start + length − 1 as they are stored, in one read. IndexError outside 0 … frames − 1,
+        ValueError when the shard is not what it was when it was opened."""
         stop = start + length
         if start < 0 or length < 1 or stop > self.info.frames:
             raise IndexError(f"frames {start} to {stop - 1} of {self.key}, which has {self.info.frames}")
-        offsets = self.info.offsets
-        with self.shard.open("rb") as shard:
-            shard.seek(self.start + offsets[start])
-            data = torch.frombuffer(bytearray(shard.read(offsets[stop] - offsets[start])), dtype=torch.uint8)
-        base = offsets[start]
-        return torch.stack(
-            [
-                decode_jpeg(data[offsets[k] - base : offsets[k + 1] - base], mode=ImageReadMode.RGB)
-                for k in range(start, stop)
-            ]
-        )
+        offsets = self.info.offsets[start : stop + 1]
+        data = bytearray(offsets[-1] - offsets[0])
+        with self.shard.open("rb", buffering=0) as shard:
+            shard.seek(self.start + offsets[0])
+            if shard.readinto(data) != len(data):
+                raise ValueError(f"{self.shard} ends inside {self.key}; make it again with: dvc repro -f decode")
+        view = memoryview(data)
+        return [view[a - offsets[0] : b - offsets[0]] for a, b in pairwise(offsets)]
 
 
-def sample(
-    key: str, jpegs: Sequence[bytes], *, action: str, label: int, group: int, clip: int, fps: int, source_sha256: str
-) -> dict[str, object]:
-    """A WebDataset sample of a video's frames at one rate."""
-    offsets = [0, *accumulate(map(len, jpegs))]
-    info = SampleInfo(action, label, group, clip, fps, len(jpegs), offsets, source_sha256)
-    return {"__key__": key, "json": json.dumps(asdict(info), sort_keys=True).encode(), "mjpeg": b"".join(jpegs)}
+class ShardFile:
+    """A shard being written, sample by sample, to `path`; whole once `close` has returned."""
+
+    def __init__(self, path: Path):
+        self._stream = path.open("wb")
+        self._tar = tarfile.open(fileobj=self._stream, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+
+    def add(
+        self,
+        key: str,
+        jpegs: Iterable[bytes | memoryview],
+        sizes: Iterable[int],
+        *,
+        action: str,
+        label: int,
+        group: int,
+        clip: int,
+        fps: int,
+        source_sha256: str,
+    ) -> None:
+        """Appends a video's frames at one rate; sizes: bytes of each of the jpegs, which are taken one by one."""
+        offsets = [0, *accumulate(sizes)]
+        info = SampleInfo(action, label, group, clip, fps, len(offsets) - 1, offsets, source_sha256)
+        text = json.dumps({name: getattr(info, name) for name in SampleInfo.__slots__}, sort_keys=True).encode()
+        self._add(f"{key}.json", len(text), [text])
+        self._add(f"{key}.mjpeg", offsets[-1], jpegs)
+
+    def _add(self, name: str, size: int, pieces: Iterable[bytes | memoryview]) -> None:
+        member = tarfile.TarInfo(name)  # owner 0, time 0: nothing that depends on the machine or the hour
+        member.size, member.mode = size, 0o444
+        self._tar.addfile(member, io.BufferedReader(_Joined(iter(pieces)), 1 << 18))
+
+    def close(self) -> None:
+        """Ends the tar and waits until the disk has it; OSError when it cannot."""
+        self._tar.close()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
 
 
-def write_shard(path: Path, samples: Sequence[dict[str, object]]) -> None:
-    """Writes samples to a tar, whole or not at all, with nothing in it that depends on time or machine."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0) as writer:
-        for item in samples:
-            writer.write(item)
-    partial.replace(path)
+class _Joined(io.RawIOBase):
+    """Pieces of bytes as one file to read, without joining them in memory."""
+
+    def __init__(self, pieces: Iterator[bytes | memoryview]):
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
 
 
 def open_videos(folder: Path, split: str) -> list[StoredVideo]:
@@ -92,25 +128,33 @@ def open_videos(folder: Path, split: str) -> list[StoredVideo]:
     shards = sorted(folder.glob(f"{split}-*.tar"))
     if not shards:
         raise ValueError(f"no shard {split}-*.tar in {folder}; make them with: dvc repro decode")
-    videos = []
-    for shard in shards:
-        try:
-            videos.extend(_open_shard(shard))
-        except (tarfile.ReadError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{shard} is not a whole shard ({error}); make it again with: dvc repro -f decode"
-            ) from error
-    return videos
+    return [video for shard in shards for video in open_shard(shard)]
 
 
-def _open_shard(shard: Path) -> list[StoredVideo]:
-    infos: dict[str, SampleInfo] = {}
-    starts: dict[str, int] = {}
-    with tarfile.open(shard, "r:") as tar:
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            if suffix == "json":
-                infos[key] = SampleInfo(**json.load(tar.extractfile(member)))
-            elif suffix == "mjpeg":
-                starts[key] = member.offset_data
-    return [StoredVideo(key, info, shard, starts[key]) for key, info in infos.items()]
+def open_shard(shard: Path) -> list[StoredVideo]:
+    """The videos of one shard. ValueError when it is not whole."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            members = list(tar)
+            tar.fileobj.seek(-2 * tarfile.BLOCKSIZE, io.SEEK_END)
+            if any(tar.fileobj.read()):  # a cut between two members is no error to tarfile
+                raise ValueError("it has no end")
+            if len(members) % 2:
+                raise ValueError("a member without its pair")
+            return [_open_sample(tar, shard, *pair) for pair in zip(members[::2], members[1::2], strict=True)]
+    except (tarfile.TarError, ValueError, TypeError, KeyError, OSError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{shard} is not a whole shard ({error}); make it again with: dvc repro -f decode") from error
+
+
+def _open_sample(tar: tarfile.TarFile, shard: Path, text: tarfile.TarInfo, frames: tarfile.TarInfo) -> StoredVideo:
+    key = text.name.removesuffix(".json")
+    if (text.name, frames.name) != (f"{key}.json", f"{key}.mjpeg"):
+        raise ValueError(f"{text.name} is followed by {frames.name}")
+    info = SampleInfo(**json.load(tar.extractfile(text)))
+    offsets = array("Q", info.offsets)  # a fifth of a list's memory
+    if info.frames != len(offsets) - 1 or (offsets[0], offsets[-1]) != (0, frames.size):
+        raise ValueError(f"{key}: the offsets are not those of {info.frames} frames in {frames.size} bytes")
+    if not all(a < b for a, b in pairwise(offsets)):
+        raise ValueError(f"{key}: an offset is not above the one before it")
+    fields = {name: getattr(info, name) for name in SampleInfo.__slots__} | {"offsets": offsets}
+    return StoredVideo(key, SampleInfo(**fields), shard, frames.offset_data)

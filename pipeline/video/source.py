@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.video import archives, motions, ucf101
+from pipeline.video import archives, index, motions, ucf101
 from pipeline.video.download import download
 
 
@@ -55,15 +55,15 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
     if config.kind == "folder":
         root, lists = Path(config.folder.root).expanduser(), Path(config.folder.lists).expanduser()
         _copy_lists(lists, raw / ucf101.LISTS)
-        table = ucf101.index_videos(root, relative_to=None)
+        table = index.index_videos(root, relative_to=None)
     else:
         if config.kind == "motions":
             motions.generate(config.motions, raw, workers=len(os.sched_getaffinity(0)))
         else:
             _unpack_ucf101(config.ucf101.mirror or archives.URL, raw, downloads)
-        table = ucf101.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
+        table = index.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
         ucf101.classes_of(raw / ucf101.LISTS)
-    ucf101.write_index(table, raw)
+    index.write_index(table, raw)
     if config.kind == "ucf101":  # only now: until here a failure would cost 7 GB again
         for archive in (archives.VIDEOS, archives.SPLITS):
             (downloads / archive.name).unlink()

@@ -1,4 +1,4 @@
-"""UCF101 as a folder: official names, splits, labels, and an index with digests.
+"""UCF101's official names, splits and labels.
 
 Soomro, Zamir, Shah: "UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild" (2012):
 
@@ -11,20 +11,13 @@ A video's key is its line in the lists, "Class/file.avi". The folder is not alwa
 HandstandPushups holds v_HandStandPushups_*.
 """
 
-import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-from tqdm import tqdm
-
 LISTS, VIDEOS = "ucfTrainTestlist", "UCF-101"  # folders
 SPLIT_NUMBERS = (1, 2, 3)
-SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg")
 
 _CLASS = r"(?P<class>[A-Za-z0-9_-]+)"
 _NAME = r"v_(?P<action>[A-Za-z0-9]+)_g(?P<group>[0-9]{2})_c(?P<clip>[0-9]{2})\.[A-Za-z0-9]+"
@@ -112,50 +105,6 @@ def classes_of(lists: Path) -> dict[str, str]:
     return classes
 
 
-def index_videos(videos: Path, *, relative_to: Path | None) -> pd.DataFrame:
-    """One row for each <videos>/<Class>/<file> with one of SUFFIXES in any case, sorted by path; only reads.
-
-    Columns: video (the key: "Class/file.avi" whatever the file's own suffix), path (POSIX; relative to `relative_to`
-    or, if that is None, absolute; the file's own symlink is kept), bytes, sha256. A file that cannot be read has an
-    empty sha256, and 0 bytes if it cannot even be reached. Raises ValueError if `videos` holds no video in this
-    layout, if two files have one key, or if `videos` is not below `relative_to`.
-    """
-    # Two fixed levels and no recursion: a loop of symlinks has nothing to loop through.
-    files = _find_videos(videos)
-    if not files:
-        raise ValueError(f"{videos}: no video found{_layout_hint(videos)}; expected <Class>/<file>{'|'.join(SUFFIXES)}")
-    # Lexical, because `videos` may be a link out of `relative_to`, and the index must not name the link's target.
-    root = videos.resolve() if relative_to is None else Path(os.path.abspath(videos))
-    base = None if relative_to is None else Path(os.path.abspath(relative_to))
-    if base is not None and not root.is_relative_to(base):
-        raise ValueError(f"videos: {root} is not below relative_to, {base}; pass relative_to=None for absolute paths")
-
-    found = sorted((root / file.relative_to(videos) for file in files), key=Path.as_posix)
-    table = pd.DataFrame(
-        {
-            "video": [f"{file.parent.name}/{listed_name(file.name)}" for file in found],
-            "path": [(file if base is None else file.relative_to(base)).as_posix() for file in found],
-        }
-    )
-    if (twice := table.loc[table["video"].duplicated(keep=False), "path"]).size:
-        raise ValueError(f"{videos}: several files for one video, keep one of {', '.join(twice.iloc[:4])}")
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        facts = tqdm(pool.map(_facts, found), desc="sha256", total=len(found), unit="video", disable=None)
-        table["bytes"], table["sha256"] = zip(*facts, strict=True)
-    return table
-
-
-def write_index(table: pd.DataFrame, raw: Path) -> None:
-    """Writes index_videos' table to raw/videos.csv."""
-    table.to_csv(raw / "videos.csv", index=False, lineterminator="\n")
-
-
-def read_index(raw: Path) -> tuple[pd.DataFrame, dict[str, Path]]:
-    """The table of raw/videos.csv, and the file of each video (relative paths are relative to raw)."""
-    table = pd.read_csv(raw / "videos.csv", keep_default_na=False)
-    return table, {row.video: raw / row.path for row in table.itertuples()}
-
-
 def _rows(file: Path, line: re.Pattern[str], expected: str) -> Iterator[tuple[str, re.Match[str]]]:
     """("file:line number", match) for each line that is not blank."""
     try:
@@ -191,44 +140,3 @@ def _read_list(file: Path, line: re.Pattern[str], expected: str, labels: Mapping
 def listed_name(file_name: str) -> str:
     """The name in the lists, which say .avi, for a file that may have been converted."""
     return PurePosixPath(file_name).with_suffix(".avi").name
-
-
-def _find_videos(videos: Path) -> list[Path]:
-    if not videos.is_dir():
-        return []
-    return [file for folder in _visible(videos) if folder.is_dir() for file in _visible(folder) if _is_video(file)]
-
-
-def _visible(folder: Path) -> list[Path]:
-    """The entries, without the hidden files that macOS and editors leave (._v_Archery_g01_c01.avi)."""
-    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-
-
-def _is_video(file: Path) -> bool:
-    # Not is_file: a broken link is a video that went missing, and must show up as unreadable.
-    return file.suffix.lower() in SUFFIXES and not file.is_dir()
-
-
-def _layout_hint(videos: Path) -> str:
-    if not videos.is_dir():
-        return " (no such folder)"
-    if any(map(_is_video, _visible(videos))):
-        return " (the video files lie directly in it: give the folder above the class folder)"
-    below = next((folder for folder in sorted(_visible(videos)) if _find_videos(folder)), None)
-    return f" (but {below} has the class folders: give that one)" if below else ""
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file's content in hexadecimal, read in blocks; OSError if it cannot be read."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _facts(file: Path) -> tuple[int, str]:
-    """(bytes, sha256)"""
-    size = 0
-    try:
-        size = file.stat().st_size
-        return size, sha256_of(file) if file.is_file() else ""  # opening a pipe would wait for ever
-    except OSError:
-        return size, ""

@@ -1,0 +1,140 @@
+"""The manifest, a row for every file found and every video listed, and what it adds up to."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.video.plan import ABSENT, BAD, GOOD, DecodeConfig, Row
+from pipeline.video.shards import RATES, open_shard
+
+SPLITS = ("train", "validation", "test")
+CLIP = 6  # frames; the report's clip, three in and three predicted
+MANY_DUPLICATES = 0.5  # near-duplicates among a video's frames from which they are worth a word
+
+
+def make_manifest(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as a table, sorted by video; the reason of a good row says what is worth a look."""
+    table = pd.DataFrame([vars(row) for row in sorted(rows, key=lambda row: row.video)])
+    good = table[table["verdict"] == GOOD]
+    notes: dict[int, list[str]] = {i: [] for i in good.index}
+    for row in good.itertuples():
+        say = notes[row.Index].append
+        if (missing := row.header_frames - row.frames) > 0:
+            say(f"frames fewer than its header says: {missing}")
+        if row.missing_bytes:
+            say(f"the file is cut short by {row.missing_bytes} bytes")
+        if not row.steady:
+            say("variable frame rate")
+        if row.near_duplicates > MANY_DUPLICATES * row.frames:
+            say(f"near-duplicate frames: {row.near_duplicates} of {row.frames}")
+        if short := [rate for rate in RATES if getattr(row, f"frames_{rate}") < CLIP]:
+            say(f"shorter than a clip of {CLIP} frames at {' and '.join(map(str, short))} fps")
+    for _, same in good[good["sha256"].duplicated(keep=False)].groupby("sha256"):
+        names = (same["video"] + " (" + same["split"] + ")").tolist()
+        more = f" and {len(same) - 2} more" if len(same) > 2 else ""
+        for i, name in zip(same.index, names, strict=True):
+            notes[i].append(f"same content as {names[1] if name == names[0] else names[0]}{more}")
+    for i in good.index[_shares_its_group(good)]:
+        notes[i].append("its group is in the training and in the test list")
+    table.loc[good.index, "reason"] = ["; ".join(notes[i]) for i in good.index]
+    return table
+
+
+def check_verdicts(manifest: pd.DataFrame, config: DecodeConfig) -> None:
+    """ValueError when more than max_bad_fraction of the listed videos found are bad, with the list; and when a split
+    is left without a video."""
+    listed = manifest[(manifest["verdict"] != ABSENT) & (manifest["split"] != "none")]
+    bad = listed[listed["verdict"] == BAD]
+    if listed.empty:
+        found = (manifest["verdict"] != ABSENT).sum()
+        raise ValueError(f"none of the {found} files found is a video in the lists of decode.split {config.split}")
+    if len(bad) > config.max_bad_fraction * len(listed):
+        table = "\n".join(f"  {row.video}: {row.reason}, {row.detail}" for row in bad.itertuples())
+        raise ValueError(
+            f"{len(bad)} of {len(listed)} listed videos are bad, over decode.max_bad_fraction = "
+            f"{config.max_bad_fraction:g} (repair or remove these and index again with: dvc repro -s -f fetch, "
+            f"or raise the fraction; the others are decoded and kept):\n{table}"
+        )
+    filled = set(listed[listed["verdict"] == GOOD]["split"])
+    if empty := [split for split in SPLITS if split not in filled]:
+        raise ValueError(
+            f"no good video for {' and '.join(empty)}: the lists of decode.split {config.split} and "
+            f"decode.validation_groups {list(config.validation_groups)} leave none"
+        )
+
+
+def check_accounts(manifest: pd.DataFrame, index: pd.DataFrame, shards: Path) -> None:
+    """ValueError unless every file of the index is one row, good or bad, and the shards hold exactly the good ones,
+    each with its frames: what is in the tars is read again."""
+    found = manifest[manifest["verdict"].isin([GOOD, BAD])]
+    good = found[found["verdict"] == GOOD]
+    if lost := set(index["video"]) ^ set(found["video"]) | set(found["video"][found["video"].duplicated()]):
+        raise ValueError(f"{len(lost)} files are not one row of the manifest each, first {min(lost)}")
+    for rate in RATES:
+        expected = {(row.shard, Path(row.video).stem): getattr(row, f"frames_{rate}") for row in good.itertuples()}
+        stored = {
+            (shard.name, video.key): video.info.frames
+            for shard in sorted((shards / str(rate)).glob("*.tar"))
+            for video in open_shard(shard)
+        }
+        if wrong := expected.items() ^ stored.items():
+            raise ValueError(f"{shards / str(rate)} and the manifest differ, first in {min(map(str, wrong))}")
+
+
+def summarise(manifest: pd.DataFrame) -> dict[str, object]:
+    """Counts for metrics/decode.json; `found` is always good + bad, and the reasons of `bad` add up to it."""
+    good, bad = (manifest[manifest["verdict"] == verdict] for verdict in (GOOD, BAD))
+    seconds = sum(frames / Fraction(rate) for frames, rate in zip(good["frames"], good["rate"], strict=True))
+    found = manifest[(manifest["verdict"] != ABSENT) & (manifest["sha256"] != "") & (manifest["bytes"] > 0)]
+    by_content = found.groupby("sha256")
+    in_test = good[good["split"] == "test"]
+    return {
+        "videos": {
+            "found": len(good) + len(bad),
+            "good": len(good),
+            "bad": len(bad),
+            "absent": int((manifest["verdict"] == ABSENT).sum()),
+        },
+        "bad": bad["reason"].value_counts().to_dict(),
+        "splits": {split: _per_class(good[good["split"] == split]) for split in SPLITS},
+        "frames": {
+            "source": int(good["frames"].sum()),
+            "near_duplicates": int(good["near_duplicates"].sum()),
+            **{str(rate): int(good[f"frames_{rate}"].sum()) for rate in RATES},
+        },
+        "source": {
+            "classes": int(good["action"].nunique()),
+            "codecs": good["codec"].value_counts().to_dict(),
+            "rates": good["rate"].value_counts().to_dict(),
+            "variable_rate": int((~good["steady"].astype(bool)).sum()),
+            "packed_b_frames": int(good["packed"].sum()),
+            "cut_short": int((good["missing_bytes"] > 0).sum()),
+            "fewer_frames_than_header": int((good["frames"] < good["header_frames"]).sum()),
+            "more_frames_than_header": int((good["frames"] > good["header_frames"]).sum()),
+            "seconds": round(float(seconds), 2),
+        },
+        "short_clips": {str(rate): int((good[f"frames_{rate}"] < CLIP).sum()) for rate in RATES},
+        "duplicates": {
+            "copies": int((by_content.size() - 1).sum()),
+            "contents_in_several_splits": int((by_content["split"].nunique() > 1).sum()),
+        },
+        "leaks": {
+            "test_videos_in_training": int(in_test["sha256"].isin(good[good["split"] != "test"]["sha256"]).sum()),
+            "groups_in_both_lists": len(good[_shares_its_group(good)].groupby(["action", "group"])),
+        },
+    }
+
+
+def _per_class(videos: pd.DataFrame) -> dict[str, int]:
+    counts = videos["action"].value_counts()
+    smallest, largest = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)
+    return {"videos": len(videos), "classes": len(counts), "smallest_class": smallest, "largest_class": largest}
+
+
+def _shares_its_group(good: pd.DataFrame) -> pd.Series:
+    """Whether each video's class and group are in the test split and outside it."""
+    tested = good["split"] == "test"
+    sides = tested.groupby([good["action"], good["group"]]).transform("nunique")
+    return sides > 1

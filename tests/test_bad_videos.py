@@ -1,0 +1,891 @@
+"""Bad, odd and hostile videos, every one a real file in one folder: each ends as a row that says what it is.
+
+CASES is the table. The folder is laid out as UCF101, its lists have CRLF line ends, and its own name is made of what
+ffmpeg, shells and CSV files give a meaning to.
+"""
+
+import ctypes
+import http.server
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import imageio_ffmpeg
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.video.decode import ffmpeg_version
+from pipeline.video.digest import sha256_of
+from pipeline.video.index import index_videos, write_index
+from pipeline.video.ingest import ingest
+from pipeline.video.manifest import check_accounts, make_manifest, summarise
+from pipeline.video.plan import DecodeConfig, Row, plan_rows
+from pipeline.video.shards import RATES, open_shard
+from pipeline.video.ucf101 import read_labels, read_split
+from tests.conftest import decode_config
+
+ROOT = Path(__file__).parents[1]
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+XVID = ("-c:v", "libxvid", "-q:v", "3", "-g", "12")
+RAW = ("-c:v", "rawvideo", "-pix_fmt", "bgr24")
+H264 = ("-c:v", "libx264", "-g", "12")
+SOUND = ("-f", "lavfi", "-i", "sine=duration={}", "-map", "0:v", "-map", "1:a")
+
+Maker = Callable[[Path], None]
+
+
+# --- how the files are made ------------------------------------------------------------------------------------------
+
+
+def call(*command: str | Path, stdin: bytes | None = None) -> bytes:
+    return subprocess.run([*map(str, command)], input=stdin, stdout=subprocess.PIPE, check=True).stdout
+
+
+def encode(path: Path, *options: str, frames: int = 50, height: int = 64, width: int = 96, still: bool = False) -> None:
+    """A texture that moves by two pixels a frame, at 25 fps; another texture for every file name."""
+    rng = np.random.default_rng(zlib.crc32(path.name.encode("utf-8", "surrogateescape")))
+    texture = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    step = 0 if still else 2
+    video = np.stack([np.roll(texture, step * k, axis=1)[:height, :width] for k in range(frames)])
+    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "25", "-i", "-")
+    bitexact = ("-flags", "+bitexact", "-fflags", "+bitexact", "-threads", "1")
+    call(FFMPEG, "-y", "-loglevel", "error", *raw, *(options or XVID), *bitexact, path, stdin=video.tobytes())
+
+
+def encoded(*options: str, **shape: int) -> Maker:
+    return lambda path: encode(path, *options, **shape)
+
+
+def changed(how: Callable[[bytes], bytes], *options: str, **shape: int) -> Maker:
+    """An encoded video with its bytes changed."""
+
+    def make(path: Path) -> None:
+        encode(path, *options, **shape)
+        path.write_bytes(how(path.read_bytes()))
+
+    return make
+
+
+def holding(content: bytes) -> Maker:
+    return lambda path: path.write_bytes(content)
+
+
+def copy_of(file: str) -> Maker:
+    return lambda path: shutil.copy(path.parents[1] / file, path)
+
+
+def link_to(target: str) -> Maker:
+    return lambda path: path.symlink_to(target)
+
+
+def made_by(*command: str) -> Maker:
+    return lambda path: call(FFMPEG, "-y", "-loglevel", "error", *command, path)
+
+
+def cut(fraction: float) -> Callable[[bytes], bytes]:
+    return lambda video: video[: int(len(video) * fraction)]
+
+
+def flipped(seed: int) -> Callable[[bytes], bytes]:
+    """Twenty random bytes of the stream's middle half flipped."""
+
+    def flip(video: bytes) -> bytes:
+        rng, damaged = random.Random(seed), bytearray(video)
+        for at in rng.choices(range(len(video) // 4, len(video) * 3 // 4), k=20):
+            damaged[at] ^= rng.randrange(1, 256)
+        return bytes(damaged)
+
+    return flip
+
+
+def avi_field(chunk: bytes, offset: int, *values: int) -> Callable[[bytes], bytes]:
+    """32-bit values written over those at an offset of an AVI's first chunk of that name."""
+
+    def write(video: bytes) -> bytes:
+        patched = bytearray(video)
+        struct.pack_into(f"<{len(values)}I", patched, video.index(chunk) + 8 + offset, *values)
+        return bytes(patched)
+
+    return write
+
+
+def claiming(frames: int) -> Callable[[bytes], bytes]:
+    """Both counts of frames in an AVI's header changed."""
+    return lambda video: avi_field(b"strh", 32, frames)(avi_field(b"avih", 16, frames)(video))
+
+
+def sized(height: int, width: int) -> Callable[[bytes], bytes]:
+    return lambda video: avi_field(b"strf", 4, width, height)(avi_field(b"avih", 32, width, height)(video))
+
+
+def cut_before(frame: int) -> Callable[[bytes], bytes]:
+    """An AVI cut between two frames: its decoder has nothing to complain of."""
+
+    def cut(video: bytes) -> bytes:
+        at, end = video.index(b"movi"), video.index(b"idx1")
+        for _ in range(frame + 1):
+            at = video.index(b"00dc", at + 1, end)
+        return video[:at]
+
+    return cut
+
+
+def packed(video: bytes) -> bytes:
+    """An AVI with a B-frame after every second frame as XviD packs it: P and B in one chunk, then a chunk that says
+    "not coded", and a mark in the first."""
+    at = video.index(b"movi") + 4
+    end = at + struct.unpack_from("<I", video, at - 8)[0] - 4
+    chunks = []
+    while at < end:
+        size = struct.unpack_from("<I", video, at + 4)[0]
+        chunks.append(video[at + 8 : at + 8 + size])
+        at += 8 + size + size % 2
+    first, *rest = chunks
+    start = first.index(b"\0\0\1\xb6")
+    chunks = [first[:start] + b"\0\0\1\xb2DivX503b1393p" + first[start:]]
+    for predicted, between in zip(rest[::2], rest[1::2], strict=True):
+        chunks += [predicted + between, b"\0\0\1\xb6" + struct.pack(">H", 0b01_0_1_00000_1_0_01111)]
+    movi = b"movi" + b"".join(b"00dc" + struct.pack("<I", len(c)) + c + bytes(len(c) % 2) for c in chunks)
+    body = video[8 : video.index(b"movi") - 8] + b"LIST" + struct.pack("<I", len(movi)) + movi
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def external_track(path: Path) -> None:
+    """A QuickTime alias: the header of aside/canary.mp4, whose frames are to be read from there."""
+    video = bytearray((path.parent / "aside" / "canary.mp4").read_bytes())
+    where = b"disk:aside:canary.mp4"
+    alias = b"alis" + bytes(14) + b"\x04disk".ljust(28, b"\0") + bytes(76) + bytes(16) + struct.pack(">HH", 1, 2)
+    alias += bytes(16) + struct.pack(">HH", 2, len(where)) + where + b"\0\xff\xff\0\0"
+    alias = struct.pack(">I", len(alias) + 4) + alias
+    at = video.index(b"dref")
+    own = slice(at + 12, at + 12 + struct.unpack_from(">I", video, at + 12)[0])
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        box = video.rindex(name, 0, at + 4) - 4
+        struct.pack_into(
+            ">I", video, box, struct.unpack_from(">I", video, box)[0] + len(alias) - (own.stop - own.start)
+        )
+    video[own] = alias
+    frames = video.index(b"mdat") + 4
+    size = struct.unpack_from(">I", video, frames - 8)[0] - 8
+    video[frames : frames + size] = bytes(size)
+    path.write_bytes(video)
+
+
+def lure(text: str) -> Maker:
+    """A text that names another file of the folder, or something on LISTENER, a server of ours."""
+    return lambda path: path.write_text(text.replace("LISTENER", Listener.url))
+
+
+def playlist(target: str) -> str:
+    return f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{target}\n#EXT-X-ENDLIST\n"
+
+
+MANIFEST_OF_DASH = """<?xml version="1.0"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S"
+ profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period><AdaptationSet mimeType="video/mp4">
+<Representation id="1" bandwidth="1"><BaseURL>LISTENER/canary.mp4</BaseURL>
+</Representation></AdaptationSet></Period></MPD>
+"""
+SESSION = (
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+)
+RATE_FALLS = ("-vf", "setpts='if(lt(N,25),N,25+(N-25)*4)/25/TB'", "-fps_mode", "vfr")  # 25 fps, then a quarter of it
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """make: writes the file. verdict, reason, detail: patterns that the row's must match in full. facts: of the row.
+
+    file: under UCF-101; by default Odd/v_<case>_g08_c01<suffix>, g01 if in the test list. side: the list that names
+    it, train or test, or neither. later: what is done to the file between index and decode.
+    """
+
+    make: Maker
+    verdict: str = "good"
+    reason: str = ""
+    detail: str = ".*"
+    facts: Mapping[str, object] = field(default_factory=dict)
+    file: str = ""
+    suffix: str = ".avi"
+    side: str = "train"
+    later: Maker | None = None
+
+    def video(self, name: str) -> str:
+        """The key of its row."""
+        return str(Path(self.path(name)).with_suffix(".avi")) if self.side else self.path(name)
+
+    def path(self, name: str) -> str:
+        return self.file or f"Odd/v_{name}_g{'01' if self.side == 'test' else '08'}_c01{self.suffix}"
+
+
+def bad(make: Maker, reason: str, detail: str = ".+", **more: object) -> Case:
+    return Case(make, "bad", reason, detail, **more)
+
+
+def unlisted(file: str) -> Case:
+    detail = r"in neither list of split 1; its name is not v_<Action>_g<2 digits>_c<2 digits>"
+    return bad(encoded(), "unlisted", detail, file=file, side="")
+
+
+def whole(frames: int = 50, **facts: object) -> dict[str, object]:
+    return {"frames": frames, "header_frames": frames, "frames_25": frames, "shard": "train-0.*", **facts}
+
+
+CUT = "truncated|damaged|not a video"  # an MP4 has its index at its end, and is nothing without it
+CASES: dict[str, Case] = {
+    # Three without fault, so that no split is empty.
+    "Train": Case(encoded(), facts=whole(codec="mpeg4", rate="25", height="64", width="96", packed="False")),
+    "Validation": Case(encoded(), file="Fine/v_Fine_g22_c01.avi", facts={"shard": "validation-00000.tar"}),
+    "Test": Case(encoded(), side="test", facts={"shard": "test-00000.tar", "group": 1, "clip": 1}),
+    # No video at all.
+    "ZeroBytes": bad(holding(b""), "empty", "a file of no bytes"),
+    "OneByte": bad(holding(b"R"), "not a video"),
+    "Text": bad(holding(b"this is no video\n" * 500), "not a video"),
+    "RandomBytes": bad(holding(random.Random(0).randbytes(50_000)), "not a video"),
+    "RandomAfterHeader": bad(holding(b"RIFF\0\0\1\0AVI LIST" + random.Random(1).randbytes(50_000)), "not a video"),
+    "HeaderAlone": bad(changed(lambda video: video[: video.index(b"movi") + 4]), "not a video|damaged"),
+    "Sound": bad(made_by("-f", "lavfi", "-i", "sine=d=1", "-f", "wav"), "not a video"),
+    "SoundInMp4": bad(made_by("-f", "lavfi", "-i", "sine=d=1"), "not a video", suffix=".mp4"),
+    "SoundWithCover": bad(
+        made_by(
+            *("-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "color=red:size=64x64", "-frames:v", "1"),
+            *("-c:v", "mjpeg", "-disposition:v:0", "attached_pic"),
+        ),
+        "not a video",
+        suffix=".mp4",
+    ),
+    "Picture": bad(encoded("-c:v", "png", "-f", "image2", "-update", "1", frames=1), "not a video"),
+    "AnimatedPicture": bad(encoded("-f", "gif"), "not a video"),
+    # Damaged.
+    "CutAt10": bad(changed(cut(0.1), width=320, height=240), CUT),
+    "CutAt50": bad(changed(cut(0.5), width=320, height=240), "truncated|damaged"),
+    "CutAt99": Case(changed(cut(0.99), width=320, height=240), "bad|good", ".+"),
+    "CutBetweenFramesAt10": bad(changed(cut_before(5), width=320, height=240), "truncated"),
+    "CutBetweenFramesAt50": bad(changed(cut_before(25), width=320, height=240), "truncated"),
+    "CutBetweenLikeFrames": bad(changed(cut_before(25), "-c:v", "rawvideo", "-pix_fmt", "yuv420p"), "truncated"),
+    "LastFrameCutOff": Case(changed(cut_before(49)), "bad|good", ".+"),
+    **{
+        f"{container.title()}CutAt{percent}": bad(changed(cut(percent / 100), *options), CUT, suffix=f".{container}")
+        for container, options in {"mp4": H264, "mkv": H264, "webm": ("-c:v", "libvpx", "-g", "12")}.items()
+        for percent in (10, 50)
+    },
+    **{f"Flipped{i:02}": Case(changed(flipped(i)), "bad|good", "(damaged|not a video|truncated)?") for i in range(20)},
+    "ClaimsTwice": bad(changed(claiming(100)), "truncated", "50 of the 100 frames that its header promises"),
+    "ClaimsFourBillion": bad(changed(claiming(2**32 - 1)), "truncated", "50 of the 4294967295 frames .*"),
+    "ClaimsOneMore": Case(changed(claiming(51)), reason="frames fewer than its header says: 1", facts={"frames": 50}),
+    "ClaimsFewer": Case(changed(claiming(40)), facts={"frames": 50, "header_frames": 40, "frames_25": 50}),
+    "ClaimsNone": Case(changed(claiming(0)), facts={"frames": 50}),
+    "HugePicture": bad(changed(sized(60_000, 60_000), *RAW), "not a video|damaged", ".*invalid.*"),
+    "WrongPicture": bad(changed(sized(8_000, 8_192), *RAW), "not a video|damaged"),
+    "EmptyPicture": bad(changed(sized(0, 0), *RAW), "not a video|damaged"),
+    "HoursBetweenFrames": bad(
+        encoded("-vf", "setpts=N*1000/TB", "-fps_mode", "vfr", *H264), "timestamps", "make no sense: .*", suffix=".mp4"
+    ),
+    # Short, odd and still.
+    "OneFrame": Case(
+        encoded(frames=1),
+        reason="shorter than a clip of 6 frames at 25 and 15 and 10 fps",
+        facts={"frames_25": 1, "frames_15": 1, "frames_10": 1},
+    ),
+    "FiveFrames": Case(encoded(frames=5), reason="shorter than a clip of 6 frames at 25 and 15 and 10 fps"),
+    "TwelveFrames": Case(
+        encoded(frames=12),
+        reason="shorter than a clip of 6 frames at 10 fps",
+        facts={"frames_25": 12, "frames_15": 7, "frames_10": 5},
+    ),
+    "OddWidth": Case(encoded("-c:v", "mpeg4", width=97, height=65), facts=whole(height=65, width=97)),
+    "OddWidthH264": Case(
+        encoded(*H264, "-pix_fmt", "yuv444p", width=97, height=65), suffix=".mp4", facts=whole(height=65, width=97)
+    ),
+    "OnePixel": Case(
+        encoded("-vf", "scale=1:1", "-c:v", "ffv1"),
+        reason="(near-duplicate frames: .*)?",
+        facts=whole(height=1, width=1),
+    ),
+    "Still": Case(encoded(still=True), reason="near-duplicate frames: 49 of 50", facts=whole(near_duplicates=49)),
+    "VariableRate": Case(
+        encoded(*RATE_FALLS, *H264),
+        reason="variable frame rate",
+        facts={"frames": 50, "steady": "False", "frames_10": 49},  # at 0.0 … 4.8 s; the last frame is at 4.84 s
+        suffix=".mp4",
+    ),
+    "VariableRateWebm": Case(
+        encoded(*RATE_FALLS, "-c:v", "libvpx"),
+        reason="variable frame rate",
+        facts={"frames": 50, "steady": "False", "frames_10": 49},
+        suffix=".webm",
+    ),
+    "DroppedFrames": Case(
+        encoded("-vf", "select=lt(mod(n\\,7)\\,3)", "-fps_mode", "vfr", *H264),
+        reason="variable frame rate",
+        facts={"frames": 22, "frames_25": 50},
+        suffix=".mp4",
+    ),
+    # Codecs, containers and what else is in them.
+    **{
+        name: Case(encoded(*options), suffix=suffix, facts=whole(codec=codec))
+        for name, suffix, codec, *options in (
+            ("H264", ".mp4", "h264", *H264),
+            ("H264WithBFrames", ".mp4", "h264", *H264, "-bf", "3"),
+            ("H264Faststart", ".mp4", "h264", *H264, "-movflags", "+faststart"),
+            ("H264Fragmented", ".mp4", "h264", *H264, "-movflags", "+frag_keyframe+empty_moov"),
+            ("H264TenBits", ".mkv", "h264", *H264, "-pix_fmt", "yuv420p10le"),
+            ("Hevc", ".mkv", "hevc", "-c:v", "libx265", "-x265-params", "log-level=error"),
+            ("Vp8", ".webm", "vp8", "-c:v", "libvpx"),
+            ("Vp9", ".webm", "vp9", "-c:v", "libvpx-vp9", "-deadline", "realtime"),
+            ("Prores", ".mov", "prores", "-c:v", "prores"),
+            ("WithAlpha", ".mov", "qtrle", "-c:v", "qtrle", "-pix_fmt", "argb"),
+            ("Mjpeg", ".avi", "mjpeg", "-c:v", "mjpeg"),
+            ("Uncompressed", ".avi", "rawvideo", *RAW),
+            ("Grey", ".avi", "ffv1", "-c:v", "ffv1", "-pix_fmt", "gray"),
+            ("BFrames", ".avi", "mpeg4", "-c:v", "mpeg4", "-vtag", "XVID", "-bf", "2"),
+            ("FlvNamedAvi", ".avi", "flv1", "-c:v", "flv", "-f", "flv"),
+            ("WmvNamedAvi", ".avi", "wmv2", "-c:v", "wmv2", "-f", "asf"),
+            ("Mp4NamedAvi", ".avi", "h264", *H264, "-f", "mp4"),
+        )
+    },
+    "Mpeg2": Case(encoded("-c:v", "mpeg2video"), suffix=".mpg", facts={"frames": 50, "codec": "mpeg2video"}),
+    "UpperCaseSuffix": Case(encoded(*XVID, "-f", "avi"), suffix=".AVI", facts=whole()),
+    "WithSound": Case(encoded(*SOUND[:3], "sine=duration=2", *SOUND[4:], *XVID, "-c:a", "pcm_s16le"), facts=whole()),
+    "WithSoundMp4": Case(
+        encoded(*SOUND[:3], "sine=duration=2", *SOUND[4:], *H264, "-c:a", "aac"), suffix=".mp4", facts={"frames": 50}
+    ),
+    "SoundLonger": Case(
+        encoded(*SOUND[:3], "sine=duration=3", *SOUND[4:], *XVID, "-c:a", "pcm_s16le"), facts={"frames": 50}
+    ),
+    "SoundLongerMp4": Case(
+        encoded(*SOUND[:3], "sine=duration=3", *SOUND[4:], *H264, "-c:a", "aac"), suffix=".mp4", facts={"frames": 50}
+    ),
+    "StartsLate": Case(encoded(*H264, "-output_ts_offset", "5"), suffix=".mkv", facts={"frames": 50, "frames_25": 50}),
+    "TwoPictures": Case(
+        encoded("-f", "lavfi", "-i", "color=red:size=32x32:d=2", "-map", "0", "-map", "1", *XVID), facts=whole(width=96)
+    ),
+    "TitledLikeALog": Case(
+        encoded(
+            *H264,
+            *("-metadata", "title=Stream #0:9: Video: fake, 7x7 tb:1/7 fr:7/1 packed B-frames"),
+            *("-metadata", "comment=Duration: 09:00:00.00, [error] bad"),
+        ),
+        facts=whole(codec="h264", width=96, height=64, rate="25", packed="False"),
+        suffix=".mp4",
+    ),
+    "PackedBFrames": Case(
+        changed(packed, "-c:v", "mpeg4", "-vtag", "XVID", "-bf", "1", "-b_strategy", "0", "-g", "99", frames=51),
+        facts=whole(51, packed="True"),
+    ),
+    # Names and lists.
+    **{
+        f"Unlisted{i}": unlisted(f"Odd/{file}")
+        for i, file in enumerate(
+            [
+                *("holiday film.avi", "v_Odd_g8_c1.avi", "-i.avi", "img%03d.avi", "concat:a.avi|b.avi"),
+                *('two\nlines, "quoted".avi', "\u00e9t\u00e9.avi", os.fsdecode(b"latin-\xe9.avi")),
+            ]
+        )
+    },
+    "OfficialNameUnlisted": bad(
+        encoded(), "unlisted", "in neither list of split 1", file="Odd/v_Odd_g08_c99.avi", side=""
+    ),
+    "OtherClassFolder": bad(encoded(), "unlisted", file="Unknown/v_Unknown_g08_c01.avi", side=""),
+    "Absent": Case(lambda path: None, "absent", "listed, not found", ""),
+    "AbsentInTest": Case(lambda path: None, "absent", "listed, not found", "", side="test"),
+    "TextFile": bad(holding(b"notes"), "not a video", "its name does not end in .*", file="Odd/notes.txt", side=""),
+    "BesideTheClasses": bad(encoded(), "not in a class folder", file="v_Stray_g08_c01.avi", side=""),
+    "TextBesideTheClasses": bad(holding(b"read me"), "not a video", file="README", side=""),
+    # Twice.
+    "Original": Case(encoded(), reason=r"same content as Odd/v_CopyInTrain_g08_c01.avi \(train\)"),
+    "CopyInTrain": Case(copy_of("Odd/v_Original_g08_c01.avi"), reason=r"same content as Odd/v_Original_.* \(train\)"),
+    "Leaked": Case(encoded(), reason=r"same content as Odd/v_CopyInTest_g01_c01.avi \(test\)"),
+    "CopyInTest": Case(
+        copy_of("Odd/v_Leaked_g08_c01.avi"), reason=r"same content as Odd/v_Leaked_.* \(train\)", side="test"
+    ),
+    "GroupInTrain": Case(
+        encoded(), reason="its group is in the training and in the test list", file="Fine/v_Fine_g12_c01.avi"
+    ),
+    "GroupInTest": Case(
+        encoded(),
+        reason="its group is in the training and in the test list",
+        file="Fine/v_Fine_g12_c02.avi",
+        side="test",
+    ),
+    # Not regular files.
+    "Linked": Case(link_to("../Odd/v_Target_g08_c01.avi"), reason="same content as Odd/v_Target.*"),
+    "Target": Case(encoded(), reason="same content as Odd/v_Linked.*"),
+    "LinkLoop": bad(link_to("v_LinkLoop_g08_c01.avi"), "symlink loop"),
+    "LongerLoop": bad(link_to("v_BackAgain_g08_c01.avi"), "symlink loop"),
+    "BackAgain": bad(link_to("v_LongerLoop_g08_c01.avi"), "symlink loop"),
+    "LinkToNothing": bad(link_to("nothing"), "unreadable", "No such file or directory"),
+    "LinkToParent": bad(link_to(".."), "not a video", "a folder"),
+    "Folder": bad(Path.mkdir, "not a video", "a folder"),
+    "Pipe": bad(os.mkfifo, "not a video", "not a regular file"),
+    "LoopingClass": bad(link_to("Loop"), "symlink loop", file="Loop", side=""),
+    # Files that would have others opened.
+    **{
+        f"Image{i}": bad(encoded("-update", "1", frames=1), "not a video", file=f"Odd/img00{i}.png", side="")
+        for i in range(2)
+    },
+    "Aside": bad(Path.mkdir, "not a video", "a folder", file="Odd/aside", side=""),
+    "PlaylistOfAFile": bad(lure(playlist("aside/canary.ts")), "not a video"),
+    "PlaylistOfAUrl": bad(lure(playlist("LISTENER/canary.ts")), "not a video"),
+    "PlaylistInMkv": bad(lure(playlist("LISTENER/other.ts")), "not a video", suffix=".mkv"),
+    "ConcatenatedFile": bad(lure("ffconcat version 1.0\nfile aside/canary.avi\n"), "not a video"),
+    "ConcatenatedUrl": bad(lure("ffconcat version 1.0\nfile LISTENER/canary.avi\n"), "not a video"),
+    "Dash": bad(lure(MANIFEST_OF_DASH), "not a video"),
+    "DashInMp4": bad(lure(MANIFEST_OF_DASH + " "), "not a video", suffix=".mp4"),
+    "Session": bad(lure(SESSION), "not a video"),
+    "Redirection": bad(
+        lure('<asx version="3.0"><entry><ref href="LISTENER/canary.avi"/></entry></asx>'), "not a video"
+    ),
+    "ExternalTrack": bad(external_track, "damaged|not a video", suffix=".mov"),
+    # Changed between index and decode.
+    "Changed": bad(encoded(), "changed", "content differs from the index; .*", later=encoded(frames=20)),
+    "Gone": bad(encoded(), "unreadable", "No such file or directory", later=Path.unlink),
+}
+FLIPPED = [name for name in CASES if name.startswith("Flipped")]
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+class Listener(http.server.BaseHTTPRequestHandler):
+    """Answers every request with 404 and remembers it."""
+
+    url = ""
+    hits: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.hits.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Watch:
+    """Counts, by the kernel's word, how often any of some files is opened."""
+
+    def __init__(self, files: Sequence[Path]):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._stream = libc.inotify_init1(os.O_NONBLOCK)
+        opened = 0x20
+        for file in files:
+            assert libc.inotify_add_watch(self._stream, os.fsencode(file), opened) >= 0
+
+    def opened(self) -> int:
+        """Since the last call."""
+        try:
+            return len(os.read(self._stream, 1 << 16)) // 16
+        except BlockingIOError:
+            return 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """The folder, what is found in it by a plain walk, and all that the pipeline says of it. rows: by video."""
+
+    raw: Path
+    out: Path
+    walked: frozenset[str]
+    index: pd.DataFrame
+    config: DecodeConfig
+    manifest: pd.DataFrame
+    rows: dict[str, object]
+    summary: dict[str, object]
+    opened: int
+    hits: Sequence[str]
+    watch: Watch
+
+
+def write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
+    """The official files, CRLF, for the videos of "train" and "test"."""
+    classes = sorted({key.split("/")[0] for side in keys.values() for key in side})
+    lines = {"classInd.txt": [f"{i} {name}" for i, name in enumerate(classes, start=1)]}
+    for number in (1, 2, 3):
+        lines[f"trainlist0{number}.txt"] = [f"{key} {classes.index(key.split('/')[0]) + 1}" for key in keys["train"]]
+        lines[f"testlist0{number}.txt"] = list(keys["test"])
+    folder.mkdir(parents=True)
+    for name, content in lines.items():
+        (folder / name).write_bytes("".join(f"{line}\r\n" for line in content).encode())
+
+
+def walk(videos: Path) -> frozenset[str]:
+    """What lies in the class folders and beside them, hidden files excepted."""
+    found: list[str] = []
+    for folder, folders, files in os.walk(videos):
+        depth = len(Path(folder).relative_to(videos).parts)
+        # A link to a folder that can be followed is a class folder, one that cannot is a file.
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        found += [os.path.join(folder, name) for name in files + (folders if depth == 1 else links)]
+        if depth == 1:
+            folders.clear()
+    return frozenset(os.path.relpath(file, videos) for file in found if not os.path.basename(file).startswith("."))
+
+
+def planned(raw: Path, index: pd.DataFrame, config: DecodeConfig) -> tuple[list[Row], dict[str, Path]]:
+    lists = raw / "ucfTrainTestlist"
+    rows = plan_rows(index.itertuples(), labels=read_labels(lists), split=read_split(lists, 1), config=config)
+    return rows, {row.video: raw / row.path for row in index.itertuples()}
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[type[Listener]]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Listener.url = f"http://127.0.0.1:{server.server_port}"
+    yield Listener
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, listener: type[Listener]) -> Site:
+    raw = tmp_path_factory.mktemp("bad") / "raw %03d, 'é' |concat: [0:v]"
+    videos = raw / "UCF-101"
+    aside = videos / "Odd" / "aside"
+    aside.mkdir(parents=True)
+    for suffix, options in {"avi": XVID, "mp4": H264, "ts": (*H264, "-f", "mpegts")}.items():
+        encode(aside / f"canary.{suffix}", *options)
+    aside.rename(raw / "aside")
+    for name, case in CASES.items():
+        path = videos / case.path(name)
+        path.parent.mkdir(exist_ok=True)
+        if name == "Aside":
+            (raw / "aside").rename(path)
+        else:
+            case.make(path)
+    (videos / "Odd" / ".DS_Store").write_bytes(b"hidden")
+    write_lists(
+        raw / "ucfTrainTestlist",
+        {side: [case.video(name) for name, case in CASES.items() if case.side == side] for side in ("train", "test")},
+    )
+    walked = walk(videos)
+    index = index_videos(videos, relative_to=raw)
+    for name, case in CASES.items():
+        if case.later:
+            case.later(videos / case.path(name))
+    config = decode_config(max_bad_fraction=1.0)
+    rows, paths = planned(raw, index, config)
+    watch = Watch(sorted((videos / "Odd" / "aside").glob("*")))
+    out = tmp_path_factory.mktemp("out")
+    manifest = make_manifest(ingest(rows, paths, out, config, work=out / "work"))
+    opened, hits = watch.opened(), list(listener.hits)
+    check_accounts(manifest, index, out)
+    by_video = {row.video: row for row in manifest.itertuples()}
+    return Site(raw, out, walked, index, config, manifest, by_video, summarise(manifest), opened, hits, watch)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_is_a_row_that_says_what_it_is(site: Site, name: str) -> None:
+    case, row = CASES[name], site.rows[CASES[name].video(name)]
+    said = f"{row.verdict}: {row.reason} ({row.detail})"
+    assert re.fullmatch(case.verdict, row.verdict), said
+    assert re.fullmatch(case.reason, row.reason), said
+    assert re.fullmatch(case.detail, row.detail), said
+    assert len(said) < 500
+    assert str(site.raw) not in said
+    for column, expected in case.facts.items():
+        assert re.fullmatch(str(expected), str(getattr(row, column))), f"{column}: {getattr(row, column)}"
+
+
+def test_every_file_found_is_one_row_and_the_totals_add_up(site: Site) -> None:
+    assert set(site.index["path"]) == {f"UCF-101/{file}" for file in site.walked}
+    assert len(site.index) == len(site.walked)
+    verdicts, videos = Counter(site.manifest["verdict"]), site.summary["videos"]
+    assert videos == {"found": len(site.walked), "good": verdicts["good"], "bad": verdicts["bad"], "absent": 2}
+    assert videos["good"] + videos["bad"] == videos["found"]
+    assert len(site.manifest) == videos["found"] + videos["absent"]
+    bad = site.manifest[site.manifest["verdict"] == "bad"]
+    assert site.summary["bad"] == Counter(bad["reason"])
+    assert sum(site.summary["bad"].values()) == videos["bad"]
+    assert (bad["shard"] == "").all()
+    assert (site.manifest.loc[site.manifest["verdict"] == "good", "shard"] != "").all()
+
+
+def test_the_shards_hold_every_good_video_and_nothing_else(site: Site) -> None:
+    good = {Path(row.video).stem: row for row in site.rows.values() if row.verdict == "good"}
+    for rate in RATES:
+        stored = [video for shard in (site.out / str(rate)).iterdir() for video in open_shard(shard)]
+        assert {video.key: (video.info.frames, video.info.source_sha256) for video in stored} == {
+            key: (getattr(row, f"frames_{rate}"), row.sha256) for key, row in good.items()
+        }
+    assert not list((site.out / "work").glob("making-*"))
+
+
+def test_what_is_odd_is_counted(site: Site) -> None:
+    summary = site.summary
+    assert summary["short_clips"] == {"25": 2, "15": 2, "10": 3}
+    assert summary["duplicates"] == {"copies": 3, "contents_in_several_splits": 1}
+    assert summary["leaks"] == {"test_videos_in_training": 1, "groups_in_both_lists": 1}
+    assert summary["source"]["packed_b_frames"] == 1
+    assert summary["source"]["variable_rate"] == 3
+    assert summary["frames"]["near_duplicates"] >= 49
+
+
+def test_nearly_all_flipped_bytes_are_noticed(site: Site) -> None:
+    assert len(FLIPPED) == 20
+    assert sum(site.rows[CASES[name].video(name)].verdict == "bad" for name in FLIPPED) >= 15
+
+
+def test_no_other_file_is_opened_and_nothing_is_asked_of_the_network(site: Site) -> None:
+    assert site.opened == 0
+    assert site.hits == []
+
+
+@pytest.mark.parametrize(
+    ("name", "allow"),
+    [
+        ("ConcatenatedFile", ()),
+        ("Dash", ("-protocol_whitelist", "file,http,tcp")),
+        ("ExternalTrack", ("-enable_drefs", "1")),
+    ],
+)
+def test_the_lures_would_work(site: Site, listener: type[Listener], name: str, allow: Sequence[str]) -> None:
+    """An ffmpeg without our restrictions takes them: the test above is not empty."""
+    file = site.raw / "UCF-101" / CASES[name].path(name)
+    site.watch.opened()
+    listener.hits.clear()
+    command = [FFMPEG, "-nostdin", "-loglevel", "quiet", *allow, "-i", f"file:{file}", "-t", "1", "-f", "null", "-"]
+    subprocess.run(command, check=False, timeout=60)
+    if not site.watch.opened() and not listener.hits:
+        pytest.skip(f"this ffmpeg opens nothing for {name} by itself")
+
+
+# --- through the command line ----------------------------------------------------------------------------------------
+
+
+def make_project(folder: Path, raw: Path, **decode: object) -> Path:
+    """A folder to run the stages in, whose data/raw is a link to `raw`."""
+    yaml = YAML()
+    params = yaml.load(ROOT / "presets" / "tiny.yaml")
+    params["decode"].update({"max_bad_fraction": 1.0, "videos_per_shard": 8, **decode})
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "raw").symlink_to(raw)
+    yaml.dump(params, folder / "params.yaml")
+    return folder
+
+
+def run_stage(project: Path, stage: str = "decode", **options: object) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **options.pop("env", {})}
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, **options)
+
+
+def read_manifest(project: Path) -> dict[str, object]:
+    table = pd.read_csv(project / "data" / "manifest.csv", keep_default_na=False, encoding_errors="surrogateescape")
+    return {row.video: row for row in table.itertuples()}
+
+
+def fine_raw(folder: Path, *more: str) -> Path:
+    """A good video for each split, and more in the training list."""
+    train = ["Odd/v_Fine_g08_c01.avi", "Odd/v_Fine_g22_c01.avi", *(f"Odd/v_{name}_g09_c01.avi" for name in more)]
+    keys = {"train": train, "test": ["Odd/v_Fine_g01_c01.avi"]}
+    (folder / "UCF-101" / "Odd").mkdir(parents=True)
+    for key in [*keys["train"], *keys["test"]]:
+        encode(folder / "UCF-101" / key)
+    write_lists(folder / "ucfTrainTestlist", keys)
+    return folder
+
+
+def digests(shards: Path) -> dict[str, str]:
+    return {str(tar.relative_to(shards)): sha256_of(tar) for tar in shards.glob("*/*.tar")}
+
+
+def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
+    write_index(site.index, site.raw)
+    project = make_project(tmp_path / "project", site.raw, jpeg_quality=site.config.jpeg_quality)
+    done = run_stage(project)
+    assert done.returncode == 0, done.stderr
+    assert f"videos: found {len(site.walked)}, " in done.stdout
+    expected = site.manifest.to_csv(index=False, lineterminator="\n", errors="surrogateescape")
+    assert (project / "data" / "manifest.csv").read_bytes() == expected.encode("utf-8", "surrogateescape")
+    metrics = json.loads((project / "metrics" / "decode.json").read_text())
+    assert metrics == json.loads(json.dumps(site.summary))
+    assert digests(project / "data" / "shards") == digests(site.out)
+    assert not (project / "runs" / "decode").exists()
+
+
+def test_too_many_bad_videos_stop_the_stage_with_a_list(site: Site, tmp_path: Path) -> None:
+    write_index(site.index, site.raw)
+    done = run_stage(make_project(tmp_path / "project", site.raw, max_bad_fraction=0.01))
+    assert done.returncode == 1
+    assert "over decode.max_bad_fraction = 0.01" in done.stderr
+    assert "Odd/v_ZeroBytes_g08_c01.avi: empty, a file of no bytes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> None:
+    raw = fine_raw(tmp_path / "raw", "Hangs")
+    write_index(index_videos(raw / "UCF-101", relative_to=raw), raw)
+    project = make_project(tmp_path / "project", raw, timeout_s=2)
+    stand_in, seconds = tmp_path / "ffmpeg", f"{random.SystemRandom().randrange(10**6, 10**7)}"
+    # Deaf to a polite signal, as a process that waits for a dead disk is.
+    stand_in.write_text(
+        f"#!/bin/sh\ncase \"$*\" in *v_Hangs_*) trap '' TERM INT; exec sleep {seconds};; esac\nexec '{FFMPEG}' \"$@\"\n"
+    )
+    stand_in.chmod(0o755)
+    done = run_stage(project, env={"IMAGEIO_FFMPEG_EXE": str(stand_in)}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = read_manifest(project)
+    hung = rows.pop("Odd/v_Hangs_g09_c01.avi")
+    assert (hung.verdict, hung.reason) == ("bad", "time limit")
+    assert hung.detail == "decoding took longer than 2 s"
+    assert [row.verdict for row in rows.values()] == ["good"] * 3
+    assert json.loads((project / "metrics" / "decode.json").read_text())["bad"] == {"time limit": 1}
+    assert not [process for process in psutil.process_iter(["cmdline"]) if seconds in (process.info["cmdline"] or [])]
+
+
+def give_up_privileges() -> None:
+    """Of the next program that this process becomes: root is then let in only where the permissions say so."""
+    drop_from_bounding_set, override, read_search = 24, 1, 2
+    for capability in (override, read_search):
+        ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+def test_what_may_not_be_read_is_a_row(tmp_path: Path) -> None:
+    raw = fine_raw(tmp_path / "given", "Closed", "ClosedLater")
+    videos = raw / "UCF-101"
+    (videos / "ClosedClass").mkdir()
+    closed = [videos / "Odd" / "v_Closed_g09_c01.avi", videos / "ClosedClass"]
+    for path in closed:
+        path.chmod(0)
+    user = {"preexec_fn": give_up_privileges} if os.geteuid() == 0 else {}
+    if subprocess.run(["cat", closed[0]], capture_output=True, check=False, **user).returncode == 0:
+        pytest.skip("root's privileges cannot be given up here")
+    project = make_project(tmp_path / "project", tmp_path / "fetched")
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    params["source"].update(kind="folder", folder={"root": str(videos), "lists": str(raw / "ucfTrainTestlist")})
+    yaml.dump(params, project / "params.yaml")
+    (tmp_path / "fetched").mkdir()
+    fetched = run_stage(project, "fetch", **user)
+    assert fetched.returncode == 0, fetched.stderr
+    closed.append(videos / "Odd" / "v_ClosedLater_g09_c01.avi")
+    closed[-1].chmod(0)
+    done = run_stage(project, **user)
+    for path in closed:
+        path.chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    said = {name: (row.verdict, row.reason, row.detail) for name, row in read_manifest(project).items()}
+    assert {name: row for name, row in said.items() if row[0] != "good"} == {
+        path.relative_to(videos).as_posix(): ("bad", "unreadable", "Permission denied") for path in closed
+    }
+    metrics = json.loads((project / "metrics" / "decode.json").read_text())
+    assert metrics["videos"] == {"found": 6, "good": 3, "bad": 3, "absent": 0}
+    assert metrics["bad"] == {"unreadable": 3}
+
+
+# --- what would stop the run, and so has a folder of its own ---------------------------------------------------------
+
+
+def ingested(raw: Path, out: Path, **changes: object) -> dict[str, object]:
+    config = decode_config(**changes)
+    rows, paths = planned(raw, index_videos(raw / "UCF-101", relative_to=raw), config)
+    return {row.video: row for row in make_manifest(ingest(rows, paths, out, config, work=out / "work")).itertuples()}
+
+
+def test_a_title_is_not_taken_for_the_decoders_word(tmp_path: Path) -> None:
+    """A run that stops for good at one file's title cannot be ended by running again."""
+    raw = fine_raw(tmp_path / "raw", "Titled")
+    encode(raw / "UCF-101" / "Odd" / "v_Titled_g09_c01.avi", *XVID, "-metadata", "title=Exiting, received signal 15")
+    assert {row.verdict for row in ingested(raw, tmp_path / "out").values()} == {"good"}
+
+
+# --- real clips ------------------------------------------------------------------------------------------------------
+
+
+def real_raw(folder: Path, clips: Sequence[Path]) -> Path:
+    """Real clips in the training list, beside a made video for each of the other splits."""
+    train = [f"{clip.parent.name}/{clip.name}" for clip in clips]
+    keys = {"train": [*train, "Odd/v_Fine_g22_c01.avi"], "test": ["Odd/v_Fine_g01_c01.avi"]}
+    for clip, key in zip(clips, train, strict=True):
+        (folder / "UCF-101" / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / "UCF-101" / key)
+    (folder / "UCF-101" / "Odd").mkdir()
+    for key in (keys["train"][-1], *keys["test"]):
+        encode(folder / "UCF-101" / key)
+    write_lists(folder / "ucfTrainTestlist", keys)
+    return folder
+
+
+def test_real_packed_b_frames_are_all_there(real_clips: Path, tmp_path: Path) -> None:
+    clips = [real_clips / "UCF-101" / "Archery" / f"v_Archery_g03_c0{clip}.avi" for clip in (1, 2)]
+    rows = ingested(real_raw(tmp_path / "raw", clips), tmp_path / "out")
+    found = [rows[f"Archery/{clip.name}"] for clip in clips]
+    assert [(row.verdict, row.packed, row.frames, row.header_frames) for row in found] == [
+        ("good", True, 150, 150),
+        ("good", True, 176, 176),
+    ]
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(10, "bad: .*"), (50, "bad: .*"), (99, "bad: .*|good: .+")])
+def test_real_clips_cut_short_are_noticed(real_clips: Path, tmp_path: Path, percent: int, expected: str) -> None:
+    clips = sorted((real_clips / "UCF-101").glob("*/*_g01_c01.avi"))
+    raw = real_raw(tmp_path / "raw", clips)
+    for clip in clips:
+        file = raw / "UCF-101" / clip.parent.name / clip.name
+        file.write_bytes(cut(percent / 100)(file.read_bytes()))
+    rows = ingested(raw, tmp_path / "out")
+    said = {clip.name: rows[f"{clip.parent.name}/{clip.name}"] for clip in clips}
+    said = {name: f"{row.verdict}: {row.reason}" for name, row in said.items()}
+    assert {name: row for name, row in said.items() if not re.fullmatch(expected, row)} == {}
+
+
+# --- another ffmpeg --------------------------------------------------------------------------------------------------
+
+
+def other_ffmpeg() -> str:
+    """Another version than ours that can be run the same way; skips the test when there is none."""
+    for found in filter(None, (os.environ.get("OTHER_FFMPEG"), shutil.which("ffmpeg"))):
+        version = call(found, "-version").decode().split("\n", 1)[0].split(" Copyright")[0]
+        dry_run = [
+            found,
+            "-v",
+            "quiet",
+            "-f",
+            "lavfi",
+            "-i",
+            "color=d=1",
+            "-fps_mode",
+            "passthrough",
+            "-f",
+            "null",
+            "-",
+        ]
+        if version != ffmpeg_version() and subprocess.run(dry_run, check=False).returncode == 0:
+            return found
+    pytest.skip("no other ffmpeg of version 5.1 or later on the PATH or in OTHER_FFMPEG")
+
+
+@pytest.mark.parametrize("source", ["made", "real"])
+def test_another_ffmpeg_makes_the_same_shards(source: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    other = other_ffmpeg()
+    if source == "real":
+        clips = sorted((request.getfixturevalue("real_clips") / "UCF-101").glob("*/*_g08_c01.avi"))
+        raw = real_raw(tmp_path / "raw", clips)
+    else:
+        raw = fine_raw(tmp_path / "raw")
+    write_index(index_videos(raw / "UCF-101", relative_to=raw), raw)
+    made = []
+    for name, env in {"ours": {}, "other": {"IMAGEIO_FFMPEG_EXE": other}}.items():
+        project = make_project(tmp_path / name, raw)
+        done = run_stage(project, env=env)
+        assert done.returncode == 0, done.stderr
+        made.append(digests(project / "data" / "shards"))
+    assert made[0] == made[1]

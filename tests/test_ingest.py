@@ -1,0 +1,308 @@
+"""All videos: what is planned, made, and accounted for; the same bytes whoever makes them."""
+
+import hashlib
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.video.index import index_videos
+from pipeline.video.ingest import ingest
+from pipeline.video.manifest import check_accounts, check_verdicts, make_manifest, summarise
+from pipeline.video.plan import ABSENT, BAD, GOOD, Row
+from pipeline.video.shards import RATES, open_videos
+from tests.conftest import decode_config, plan
+from tests.videos import nearest_by_hand, stored_video
+
+
+def folder_digest(folder: Path) -> str:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    names_and_contents = (f.relative_to(folder).as_posix().encode() + f.read_bytes() for f in files)
+    return hashlib.sha256(b"".join(names_and_contents)).hexdigest()
+
+
+def read_manifest(shards: Path) -> pd.DataFrame:
+    return pd.read_csv(shards / "manifest.csv", keep_default_na=False)
+
+
+def row(name: str, *, action: str = "A", **changes: object) -> Row:
+    """A good training video of 50 frames with a content of its own; name: g01_c01."""
+    video = f"{action}/v_{action}_{name}.avi"
+    group, clip = int(name[1:3]), int(name[5:7])
+    numbers = {"frames": 50, "header_frames": 50, "frames_25": 50, "frames_15": 30, "frames_10": 20, "bytes": 9}
+    facts = {"verdict": GOOD, "split": "train", "codec": "mpeg4", "rate": "25", "sha256": video, **numbers}
+    return Row(**{"video": video, "action": action, "label": 0, "group": group, "clip": clip, **facts, **changes})
+
+
+@pytest.fixture
+def few(raw_motions: Path, tmp_path: Path) -> Path:
+    """A folder of raw videos: five of ZoomIn, and all lists."""
+    raw = tmp_path / "raw"
+    (raw / "UCF-101" / "ZoomIn").mkdir(parents=True)
+    (raw / "ucfTrainTestlist").symlink_to(raw_motions / "ucfTrainTestlist")
+    for group in (1, 8, 9, 10, 22):
+        shutil.copy(raw_motions / f"UCF-101/ZoomIn/v_ZoomIn_g{group:02}_c01.avi", raw / "UCF-101/ZoomIn")
+    return raw
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_and_every_listed_video_is_a_row(few: Path) -> None:
+    videos = few / "UCF-101" / "ZoomIn"
+    (videos / "v_ZoomIn_g08_c77.avi").write_bytes(b"in no list")
+    (videos / "holiday.avi").write_bytes(b"no official name")
+    (videos / "v_ZoomIn_g09_c01.avi").write_bytes(b"")
+    (videos / "notes.txt").write_bytes(b"no video")
+    rows, paths, _ = plan(few)
+    assert [row.video for row in rows] == sorted(row.video for row in rows)
+    assert Counter(row.verdict for row in rows) == {GOOD: 4, BAD: 4, ABSENT: 8 * 22 - 5}
+    assert {row.video for row in rows if row.verdict != ABSENT} == set(paths)
+    assert {row.video[7:]: (row.split, row.reason, row.detail) for row in rows if row.verdict == BAD} == {
+        "holiday.avi": (
+            *("none", "unlisted"),
+            "in neither list of split 1; its name is not v_<Action>_g<2 digits>_c<2 digits>",
+        ),
+        "notes.txt": ("none", "not a video", "its name does not end in .avi|.mp4|.mkv|.webm|.mov|.mpg"),
+        "v_ZoomIn_g08_c77.avi": ("none", "unlisted", "in neither list of split 1"),
+        "v_ZoomIn_g09_c01.avi": ("train", "empty", "a file of no bytes"),
+    }
+    absent = [row for row in rows if row.verdict == ABSENT]
+    assert {(row.reason, row.bytes, row.sha256) for row in absent} == {("listed, not found", 0, "")}
+    assert {row.split for row in absent} == {"train", "validation", "test"}
+    assert {row.shard for row in rows if row.verdict != GOOD} == {""}
+
+
+def test_shards_are_filled_in_a_fixed_shuffle(raw_motions: Path) -> None:
+    rows, _, _ = plan(raw_motions, videos_per_shard=10)
+    shuffled = sorted(rows, key=lambda row: hashlib.sha256(row.video.encode()).digest())
+    for split, count in {"train": 112, "validation": 8, "test": 56}.items():
+        shards = [row.shard for row in shuffled if row.split == split]
+        assert shards == [f"{split}-{i // 10:05}.tar" for i in range(count)]
+    assert len({row.action for row in rows if row.shard == "train-00000.tar"}) > 3
+
+
+# --- what is made ----------------------------------------------------------------------------------------------------
+
+
+def test_shards_hold_what_the_manifest_says(shards: Path, raw_motions: Path) -> None:
+    manifest = read_manifest(shards)
+    assert len(manifest) == len(list(raw_motions.rglob("*.avi"))) == 8 * 22
+    assert (manifest["verdict"] == GOOD).all()
+    groups = manifest.groupby("split")["group"].unique().map(set).to_dict()
+    assert groups == {"test": set(range(1, 8)), "train": set(range(8, 22)), "validation": {22}}
+    for rate in RATES:
+        for split in groups:
+            rows = manifest[manifest["split"] == split]
+            found = {video.key: video for video in open_videos(shards / str(rate), split)}
+            assert set(found) == {Path(name).stem for name in rows["video"]}
+            for row in rows.itertuples():
+                video = found[Path(row.video).stem]
+                assert video.shard.name == row.shard
+                info = video.info
+                assert info.frames == getattr(row, f"frames_{rate}") == len(info.offsets) - 1
+                assert (info.action, info.label, info.group, info.clip) == (row.action, row.label, row.group, row.clip)
+                assert info.fps == rate
+                file = raw_motions / "UCF-101" / row.video
+                assert info.source_sha256 == row.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    check_accounts(manifest, index_videos(raw_motions / "UCF-101", relative_to=raw_motions), shards)
+
+
+def test_lower_rates_are_the_same_frames_at_the_same_times(shards: Path) -> None:
+    by_rate = {rate: open_videos(shards / str(rate), "test")[0] for rate in RATES}
+    jpegs = {rate: list(map(bytes, video.jpegs(0, video.info.frames))) for rate, video in by_rate.items()}
+    assert len(jpegs[25]) == 30
+    for rate in (15, 10):
+        chosen = nearest_by_hand([Fraction(k, 25) for k in range(30)], rate)
+        assert jpegs[rate] == [jpegs[25][k] for k in chosen]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_same_input_gives_the_same_bytes_in_any_order(
+    raw_motions: Path, tmp_path: Path, shards: Path, workers: int, monkeypatch
+) -> None:
+    rows, paths, config = plan(raw_motions)
+    random.Random(workers).shuffle(rows)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(workers)))
+    again = ingest(rows, paths, tmp_path / "again", config, work=tmp_path / "work")
+    for rate in RATES:
+        assert folder_digest(tmp_path / "again" / str(rate)) == folder_digest(shards / str(rate))
+    make_manifest(again).to_csv(tmp_path / "manifest.csv", index=False)
+    assert (tmp_path / "manifest.csv").read_bytes() == (shards / "manifest.csv").read_bytes()
+
+
+def test_bad_videos_are_rows_with_reasons(few: Path, tmp_path: Path) -> None:
+    videos = few / "UCF-101" / "ZoomIn"
+    (videos / "v_ZoomIn_g09_c01.avi").write_bytes(b"")
+    (videos / "v_ZoomIn_g08_c77.avi").write_bytes(b"in no list")
+    rows, paths, config = plan(few, max_bad_fraction=0.5)
+    shutil.copy(videos / "v_ZoomIn_g08_c01.avi", videos / "v_ZoomIn_g10_c01.avi")  # after the index
+    manifest = make_manifest(ingest(rows, paths, tmp_path / "out", config, work=tmp_path / "work"))
+    found = manifest[manifest["verdict"] != ABSENT].set_index("video")
+    assert {Path(row.Index).stem[9:]: (row.verdict, row.reason) for row in found.itertuples()} == {
+        "g01_c01": (GOOD, ""),
+        "g08_c01": (GOOD, ""),
+        "g08_c77": (BAD, "unlisted"),
+        "g09_c01": (BAD, "empty"),
+        "g10_c01": (BAD, "changed"),
+        "g22_c01": (GOOD, ""),
+    }
+    assert "differs from the index" in found.loc["ZoomIn/v_ZoomIn_g10_c01.avi", "detail"]
+    assert (found.loc[found["verdict"] != GOOD, "shard"] == "").all()
+    check_accounts(manifest, pd.DataFrame({"video": list(paths)}), tmp_path / "out")
+    summary = summarise(manifest)
+    assert summary["videos"] == {"found": 6, "good": 3, "bad": 3, "absent": 8 * 22 - 5}
+    assert summary["bad"] == {"unlisted": 1, "empty": 1, "changed": 1}
+
+    check_verdicts(manifest, config)
+    with pytest.raises(ValueError, match=r"2 of 5 listed videos are bad, over decode.max_bad_fraction = 0.3 ") as error:
+        check_verdicts(manifest, replace(config, max_bad_fraction=0.3))
+    assert "v_ZoomIn_g09_c01.avi: empty, a file of no bytes" in str(error.value)
+
+
+def test_missing_frames_are_said(real_clips: Path, tmp_path: Path) -> None:
+    rows, paths, config = plan(real_clips)
+    horses = next(row for row in rows if row.video.endswith("v_HorseRace_g20_c01.avi"))
+    (said,) = make_manifest(ingest([horses], paths, tmp_path, config, work=tmp_path / "work")).itertuples()
+    assert (said.verdict, said.frames, said.header_frames) == (GOOD, 365, 367)
+    assert said.reason == "frames fewer than its header says: 2; variable frame rate"
+
+
+# --- what it adds up to ----------------------------------------------------------------------------------------------
+
+
+def test_splits_without_videos_are_refused(shards: Path) -> None:
+    manifest = read_manifest(shards)
+    check_verdicts(manifest, decode_config())
+    held_back = manifest["split"] == "validation"
+    without = r"no good video for validation: .*decode.validation_groups \[22\] leave none"
+    with pytest.raises(ValueError, match=without):
+        check_verdicts(manifest[~held_back], decode_config())
+    with pytest.raises(ValueError, match=without):
+        check_verdicts(
+            manifest.assign(verdict=manifest["verdict"].mask(held_back, BAD)), decode_config(max_bad_fraction=1.0)
+        )
+    with pytest.raises(ValueError, match=r"none of the 176 files found is a video in the lists of decode.split 1"):
+        check_verdicts(manifest.assign(verdict=BAD, split="none"), decode_config())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda manifest, shards: manifest.drop(index=3), "1 files are not one row of the manifest each"),
+        (lambda manifest, shards: pd.concat([manifest, manifest[:2]]), "files are not one row of the manifest each"),
+        (lambda manifest, shards: manifest.assign(verdict=ABSENT), "176 files are not one row of the manifest each"),
+        (lambda manifest, shards: manifest.assign(frames_10=7), "10 and the manifest differ"),
+        (lambda manifest, shards: manifest.assign(shard="train-00000.tar"), "25 and the manifest differ"),
+        (lambda manifest, shards: (shards / "15/test-00000.tar").unlink(), "15 and the manifest differ"),
+        (
+            lambda manifest, shards: stored_video(shards / "15", 3, label=99),
+            "15 and the manifest differ, first in .*v_A_g",
+        ),
+    ],
+    ids=["row lost", "row twice", "all absent", "other frames", "other shard", "shard lost", "shard too many"],
+)
+def test_accounts_that_do_not_match_are_refused(
+    shards: Path, tmp_path: Path, damage: Callable[[pd.DataFrame, Path], object], message: str
+) -> None:
+    for rate in RATES:
+        shutil.copytree(shards / str(rate), tmp_path / str(rate))
+    whole = read_manifest(shards)
+    index = whole[["video"]]
+    check_accounts(whole, index, tmp_path)
+    changed = damage(whole, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_accounts(changed if isinstance(changed, pd.DataFrame) else whole, index, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"header_frames": 53}, "frames fewer than its header says: 3"),
+        ({"header_frames": 49}, ""),
+        ({"steady": False}, "variable frame rate"),
+        ({"near_duplicates": 25}, ""),
+        ({"near_duplicates": 26}, "near-duplicate frames: 26 of 50"),
+        ({"frames_15": 6, "frames_10": 5}, "shorter than a clip of 6 frames at 10 fps"),
+        (
+            {"steady": False, "frames_15": 1, "frames_10": 1},
+            "variable frame rate; shorter than a clip of 6 frames at 15 and 10 fps",
+        ),
+        ({"sha256": "same"}, "same content as A/v_A_g03_c01.avi (train) and 1 more"),
+        ({"sha256": "twice"}, "same content as A/v_A_g04_c01.avi (validation)"),
+        ({"sha256": "bad"}, ""),
+        ({"split": "test"}, "its group is in the training and in the test list"),
+    ],
+)
+def test_good_videos_that_are_worth_a_look_say_why(changes: dict[str, object], reason: str) -> None:
+    others = [
+        row("g01_c02"),
+        row("g01_c02", action="B", split="test"),
+        row("g03_c01", sha256="same"),
+        row("g03_c02", sha256="same"),
+        row("g04_c01", sha256="twice", split="validation"),
+        row("g05_c01", sha256="bad", verdict=BAD, reason="damaged", detail="why"),
+    ]
+    manifest = make_manifest([*others, row("g01_c01", **changes)]).set_index("video")
+    assert manifest.loc["A/v_A_g01_c01.avi", "reason"] == reason
+    assert manifest.loc["A/v_A_g05_c01.avi", "reason"] == "damaged"
+    assert manifest.loc["B/v_B_g01_c02.avi", "reason"] == ""
+
+
+def test_the_summary() -> None:
+    rows = [
+        row("g01_c01", split="test", sha256="x"),
+        row("g01_c02", split="test", steady=False, near_duplicates=7),
+        row("g08_c01", sha256="x", frames=60, frames_10=5),
+        row("g08_c02", header_frames=52, packed=True, codec="h264", rate="30000/1001"),
+        row("g22_c01", split="validation", sha256="y"),
+        row("g01_c01", action="B", header_frames=40, sha256="y"),
+        row("g09_c01", verdict=BAD, reason="damaged", detail="this", sha256="y"),
+        row("g10_c01", verdict=BAD, reason="damaged", detail="that"),
+        row("g11_c01", verdict=BAD, reason="unlisted", split="none", sha256="z"),
+        row("g11_c02", verdict=BAD, reason="empty", sha256="e", bytes=0),
+        row("g11_c03", verdict=BAD, reason="empty", sha256="e", bytes=0),
+        row("g12_c01", verdict=ABSENT, sha256="", bytes=0),
+        row("g01_c03", verdict=ABSENT, sha256="", bytes=0),
+    ]
+    one = {"videos": 1, "classes": 1, "smallest_class": 1, "largest_class": 1}
+    assert summarise(make_manifest(rows)) == {
+        "videos": {"found": 11, "good": 6, "bad": 5, "absent": 2},
+        "bad": {"damaged": 2, "unlisted": 1, "empty": 2},
+        "splits": {
+            "train": {"videos": 3, "classes": 2, "smallest_class": 1, "largest_class": 2},
+            "validation": one,
+            "test": one | {"videos": 2, "smallest_class": 2, "largest_class": 2},
+        },
+        "frames": {"source": 310, "near_duplicates": 7, "25": 300, "15": 180, "10": 105},
+        "source": {
+            "classes": 2,
+            "codecs": {"mpeg4": 5, "h264": 1},
+            "rates": {"25": 5, "30000/1001": 1},
+            "variable_rate": 1,
+            "packed_b_frames": 1,
+            "cut_short": 0,
+            "fewer_frames_than_header": 1,
+            "more_frames_than_header": 2,
+            "seconds": 12.07,
+        },
+        "short_clips": {"25": 0, "15": 0, "10": 1},
+        "duplicates": {"copies": 3, "contents_in_several_splits": 2},
+        "leaks": {"test_videos_in_training": 1, "groups_in_both_lists": 0},
+    }
+    leaky = summarise(make_manifest([*rows, row("g01_c09"), row("g22_c09", split="test")]))
+    assert leaky["leaks"]["groups_in_both_lists"] == 2
+
+
+def test_a_summary_of_bad_videos_alone() -> None:
+    summary = summarise(make_manifest([row("g01_c01", verdict=BAD, reason="damaged")]))
+    assert summary["videos"] == {"found": 1, "good": 0, "bad": 1, "absent": 0}
+    assert summary["splits"]["train"] == {"videos": 0, "classes": 0, "smallest_class": 0, "largest_class": 0}
+    assert summary["source"]["seconds"] == 0

@@ -1,0 +1,771 @@
+"""The stage decode, killed at any point, on a full disk and on other machines' workers: it carries on, and its bytes
+are those of an undisturbed run. Everything here is real: processes, signals, file systems, sockets.
+"""
+
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.video.digest import sha256_of
+from pipeline.video.index import index_videos, write_index
+from pipeline.video.ingest import Task, ingest, make_shard, tools_digest
+from pipeline.video.plan import Row
+from pipeline.video.shards import RATES, open_shard
+from tests.conftest import decode_config, plan
+
+ROOT = Path(__file__).parents[1]
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+VIDEOS, PER_SHARD = 24, 3
+GROUPS = {"test": range(1, 4), "validation": range(22, 25), "train": range(25, 43)}
+SHARDS = VIDEOS // PER_SHARD
+
+
+# --- a small project -------------------------------------------------------------------------------------------------
+
+
+def encode(path: Path, *, frames: int, seed: int) -> None:
+    """A texture that moves, XviD at 25 fps."""
+    texture = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    video = np.stack([np.roll(texture, 2 * k, axis=1) for k in range(frames)])
+    command = [FFMPEG, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x72", "-r", "25"]
+    command += ["-i", "-", "-c:v", "libxvid", "-q:v", "3", "-threads", "1", str(path)]
+    subprocess.run(command, input=video.tobytes(), check=True)
+
+
+def make_raw(raw: Path, *, frames: int = 40) -> Path:
+    """Videos of one class, in the official layout, and their index."""
+    (raw / "UCF-101" / "A").mkdir(parents=True)
+    (raw / "ucfTrainTestlist").mkdir()
+    keys = {split: [f"A/v_A_g{group:02}_c01.avi" for group in groups] for split, groups in GROUPS.items()}
+    for number, key in enumerate(key for side in keys.values() for key in side):
+        encode(raw / "UCF-101" / key, frames=frames, seed=number)
+    train = [f"{key} 1" for key in keys["validation"] + keys["train"]]
+    for name, lines in {"classInd": ["1 A"], "trainlist01": train, "testlist01": keys["test"]}.items():
+        (raw / "ucfTrainTestlist" / f"{name}.txt").write_text("".join(f"{line}\r\n" for line in lines), newline="")
+    write_index(index_videos(raw / "UCF-101", relative_to=raw), raw)
+    return raw
+
+
+def make_project(folder: Path, raw: Path, **decode: object) -> Path:
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "raw").symlink_to(raw)
+    set_params(folder, **decode)
+    return folder
+
+
+def set_params(project: Path, **decode: object) -> None:
+    yaml = YAML()
+    params = yaml.load(ROOT / "presets" / "tiny.yaml")
+    params["decode"].update({"videos_per_shard": PER_SHARD, "validation_groups": list(GROUPS["validation"]), **decode})
+    yaml.dump(params, project / "params.yaml")
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **more}
+
+
+STAGE = [sys.executable, "-m", "stages.decode"]
+
+
+def run_stage(project: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        STAGE, cwd=project, env=environment(**env), capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@contextmanager
+def started(project: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """The stage in a process group of its own, of which nothing is left afterwards."""
+    process = subprocess.Popen(
+        STAGE,
+        cwd=project,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+        process.communicate()
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.005)
+
+
+def results(project: Path) -> dict[str, str]:
+    """Digests of all that the stage makes."""
+    made = [*(project / "data" / "shards").glob("*/*"), project / "data" / "manifest.csv"]
+    made.append(project / "metrics" / "decode.json")
+    return {file.relative_to(project).as_posix(): sha256_of(file) for file in made}
+
+
+def receipts(project: Path) -> list[str]:
+    return sorted(file.stem for file in (project / "runs" / "decode").glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The videos, and what an undisturbed run makes of them. slow: an ffmpeg that takes a third of a second more."""
+
+    raw: Path
+    results: dict[str, str]
+    slow: dict[str, str]
+
+    def shard(self, tar: Path) -> str:
+        """The digest of the tar of that rate and name."""
+        return self.results[f"data/shards/{tar.parent.name}/{tar.name}"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    raw = make_raw(folder / "raw")
+    project = make_project(folder / "project", raw)
+    done = run_stage(project)
+    assert done.returncode == 0, done.stderr
+    assert "carrying on" not in done.stdout
+    found = results(project)
+    assert len(found) == len(RATES) * SHARDS + 2
+    slow = folder / "ffmpeg"
+    slow.write_text(f"#!/bin/sh\ncase $1 in -version) ;; *) sleep 0.3;; esac\nexec '{FFMPEG}' \"$@\"\n")
+    slow.chmod(0o755)
+    return Reference(raw, found, {"IMAGEIO_FFMPEG_EXE": str(slow)})
+
+
+def check_what_is_there(project: Path, undisturbed: Reference) -> dict[Path, int]:
+    """Whatever bears a final name is whole and right; returns the inodes of the tars that have a receipt."""
+    for tar in (project / "data" / "shards").glob("*/*.tar"):
+        assert open_shard(tar)
+        assert sha256_of(tar) == undisturbed.shard(tar), tar
+    finished = {}
+    for shard in receipts(project):
+        rows = json.loads((project / "runs" / "decode" / f"{shard}.json").read_text())["rows"]
+        assert [row["verdict"] for row in rows] == ["good"] * PER_SHARD
+        tars = [project / "runs" / "decode" / str(rate) / f"{shard}.tar" for rate in RATES]
+        if was_ended(project) and not all(tar.exists() for tar in tars):
+            continue
+        for tar in tars:
+            assert len(open_shard(tar)) == PER_SHARD
+            assert sha256_of(tar) == undisturbed.shard(tar), tar
+            finished[Path(tar.parent.name, tar.name)] = tar.stat().st_ino
+    return finished
+
+
+def was_ended(project: Path) -> bool:
+    """Whether a run came as far as to delete the finished shards, which are published by then, file by file."""
+    return (project / "metrics" / "decode.json").exists()
+
+
+def check_finished(project: Path, undisturbed: Reference, finished: Mapping[Path, int] | None = None) -> None:
+    """All is as undisturbed, and what was finished before is what was published: it was not made again."""
+    assert results(project) == undisturbed.results
+    assert not (project / "runs" / "decode").exists()
+    for tar, inode in (finished or {}).items():
+        assert (project / "data" / "shards" / tar).stat().st_ino == inode, f"{tar} was made again"
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+# Loaded by every Python process of the stage. Before the file system is changed for the KILL_AT-th time, by whichever
+# process, the whole group is killed: no wall-clock time comes as close to each step.
+AT_A_STEP = """
+import os, signal, sys
+
+steps = os.open(os.environ["STEPS"], os.O_RDWR | os.O_CREAT | os.O_APPEND)
+changes = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+def count(event, args):
+    if event in changes or event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+        os.write(steps, b".")
+        if os.fstat(steps).st_size == int(os.environ["KILL_AT"]):
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+sys.addaudithook(count)
+"""
+
+
+@pytest.fixture(scope="module")
+def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hook")
+    (folder / "sitecustomize.py").write_text(AT_A_STEP)
+    return folder
+
+
+def with_hook(hook: Path, steps: Path, kill_at: int) -> dict[str, str]:
+    steps.unlink(missing_ok=True)
+    path = os.pathsep.join([str(hook), str(ROOT)])
+    return {"PYTHONPATH": path, "STEPS": str(steps), "KILL_AT": str(kill_at)}
+
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_again_and_again_before_any_step(undisturbed: Reference, hook: Path, tmp_path: Path, seed: int) -> None:
+    project, rng = make_project(tmp_path / "project", undisturbed.raw), random.Random(seed)
+    kills, finished = 0, {}
+    while True:
+        # Later and later, so that it comes to an end; about 300 steps are an undisturbed run.
+        kill_at = rng.randrange(1, 60 + 40 * kills)
+        with started(project, **with_hook(hook, tmp_path / "steps", kill_at)) as process:
+            stdout, stderr = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, stderr
+        kills += 1
+        finished = check_after_kill(project, undisturbed, finished)
+    assert kills >= 3
+    assert (f"carrying on: {len(finished) // len(RATES)} of {SHARDS} shards" in stdout) == bool(finished)
+    check_finished(project, undisturbed, finished)
+
+
+def check_after_kill(project: Path, undisturbed: Reference, before: Mapping[Path, int]) -> dict[Path, int]:
+    finished = check_what_is_there(project, undisturbed)
+    assert was_ended(project) or before.items() <= finished.items(), "a finished shard was made again"
+    return finished
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_at_any_time(undisturbed: Reference, tmp_path: Path, seed: int) -> None:
+    """Within a decoder's work too, which is where the time goes."""
+    project, rng = make_project(tmp_path / "project", undisturbed.raw), random.Random(seed)
+    finished: dict[Path, int] = {}
+    for _ in range(3):
+        enough = min(len(receipts(project)) + rng.randrange(3), SHARDS - 3)
+        with started(project, **undisturbed.slow) as process:
+            wait_for(lambda: list((project / "runs").glob("decode/making-*")), "the start")
+            wait_for(lambda enough=enough: len(receipts(project)) >= enough, f"{enough} shards")
+            time.sleep(rng.uniform(0, 0.5))
+            kill_group(process)
+        finished = check_after_kill(project, undisturbed, finished)
+    assert finished
+    done = run_stage(project)
+    assert done.returncode == 0, done.stderr
+    assert f"carrying on: {len(finished) // len(RATES)} of {SHARDS} shards" in done.stdout
+    check_finished(project, undisturbed, finished)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that have a decoder running."""
+    found = []
+    for child in family(process):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if any(argument.startswith("file:") for argument in child.cmdline()):
+                found.append(child.parent())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "seconds"),
+    [
+        pytest.param(os.kill, signal.SIGKILL, 5, id="main killed"),
+        pytest.param(os.killpg, signal.SIGINT, 5, id="Ctrl-C"),
+        pytest.param(os.kill, signal.SIGINT, 20, id="main interrupted", marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_is_left_running(
+    undisturbed: Reference, tmp_path: Path, send: Callable[[int, int], None], number: int, seconds: int
+) -> None:
+    project = make_project(tmp_path / "project", undisturbed.raw)
+    with started(project, **undisturbed.slow) as process:
+        wait_for(lambda: receipts(project) and workers_of(process), "the first shard")
+        others = family(process)
+        assert len(others) >= 3
+        send(process.pid, number)
+        _, alive = psutil.wait_procs(others, timeout=seconds)
+        assert not alive
+        _, stderr = process.communicate(timeout=seconds)
+        assert process.returncode != 0
+        assert len(receipts(project)) < SHARDS, stderr
+    finished = check_what_is_there(project, undisturbed)
+    done = run_stage(project)
+    assert "carrying on: " in done.stdout
+    check_finished(project, undisturbed, finished)
+
+
+@pytest.mark.parametrize(
+    ("victim", "message"),
+    [
+        ("worker", "decode: a decoding process was killed, by hand or for want of memory; run again to carry on"),
+        ("decoder", r"decode: ffmpeg was stopped while it decoded .*; out of memory\? run again to carry on"),
+    ],
+    ids=["worker", "decoder"],
+)
+def test_one_process_killed_ends_the_run_with_a_word(
+    undisturbed: Reference, tmp_path: Path, victim: str, message: str
+) -> None:
+    project = make_project(tmp_path / "project", undisturbed.raw)
+    with started(project, **undisturbed.slow) as process:
+        wait_for(lambda: receipts(project) and workers_of(process), "the first shard")
+        worker = workers_of(process)[0]
+        wait_for(lambda: victim == "worker" or worker.children(), "a decoder")
+        (worker if victim == "worker" else worker.children()[0]).kill()
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(message, stderr)
+    assert "Traceback" not in stderr
+    finished = check_what_is_there(project, undisturbed)
+    done = run_stage(project)
+    assert "carrying on: " in done.stdout
+    check_finished(project, undisturbed, finished)
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+# Runs in namespaces of its own, so that it may mount. Standard output: the JSON that the tests look at.
+ON_A_SMALL_DISK = """
+import hashlib, json, os, shutil, subprocess, sys
+from pathlib import Path
+
+kilobytes, disk, template, *command = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", disk], check=True)
+project = Path(disk, "project")
+shutil.copytree(template, project, symlinks=True)
+
+
+def attempt():
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    files = [file for folder in ("data", "metrics", "runs") for file in sorted(project.glob(f"{folder}/**/*"))]
+    files = [file for file in files if file.is_file() and "raw" not in file.relative_to(project).parts]
+    digests = {str(f.relative_to(project)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    rows = [row for file in files if file.suffix == ".json" and file.parent.name == "decode" and file.stat().st_size
+            for row in json.loads(file.read_bytes())["rows"]]
+    return {"code": done.returncode, "out": done.stdout, "err": done.stderr, "files": digests, "rows": rows}
+
+
+full = attempt()
+subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+print(json.dumps([full, attempt()]))
+"""
+
+
+def in_namespaces(*command: str | Path, timeout: float = 120) -> str:
+    """Runs it where it may mount; skips the test where that is not permitted."""
+    enter = ["unshare", "--user", "--map-root-user", "--mount"]
+    probe = subprocess.run([*enter, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no mount in a user namespace here: {probe.stderr.decode().strip()}")
+    done = subprocess.run(
+        [*enter, *command], env=environment(), capture_output=True, text=True, check=False, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("room", [0.5, *(pytest.param(k / 10, marks=pytest.mark.slow) for k in (0, 1, 2, 3, 7, 9))])
+def test_a_full_disk_blames_no_video(undisturbed: Reference, tmp_path: Path, room: float) -> None:
+    """room: what the disk holds of the shards. In the first run it is too little."""
+    template = make_project(tmp_path / "template", undisturbed.raw)
+    needed = sum(file.stat().st_size for file in (undisturbed.raw.parent / "project" / "data" / "shards").glob("*/*"))
+    (tmp_path / "disk").mkdir()
+    sizes = (str(16 + int(needed * room) // 1024), tmp_path / "disk", template)
+    full, after = json.loads(in_namespaces(sys.executable, "-c", ON_A_SMALL_DISK, *sizes, *STAGE))
+    assert full["code"] == 1
+    assert "No space left on device" in full["err"]
+    assert all(row["verdict"] == "good" for row in full["rows"])
+    for file, digest in full["files"].items():
+        if file.endswith(".tar") and "making-" not in file:
+            assert digest == undisturbed.results[file.replace("runs/decode", "data/shards")], file
+    assert after["code"] == 0, after["err"]
+    finished = len(full["rows"]) // PER_SHARD
+    assert (f"carrying on: {finished} of {SHARDS} shards" in after["out"]) == bool(finished)
+    assert {file: digest for file, digest in after["files"].items() if "traceback" not in file} == undisturbed.results
+
+
+# The same for one shard and every size of the disk, page by page.
+ON_A_DISK_OF_EVERY_SIZE = """
+import errno, json, pickle, shutil, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.video.ingest import make_shard
+
+disk, task = Path(sys.argv[1]), pickle.loads(Path(sys.argv[2]).read_bytes())
+work = disk / "work"
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
+ends = []
+for kilobytes in range(4, 100_000, 12):
+    shutil.rmtree(work, ignore_errors=True)
+    for rate in (25, 15, 10):
+        (work / str(rate)).mkdir(parents=True)
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
+    try:
+        rows = make_shard(replace(task, work=work))
+        ends.append([f"{row.verdict} {row.reason} {row.detail}" for row in rows])
+    except OSError as error:
+        ends.append(errno.errorcode[error.errno])
+        continue
+    break
+print(json.dumps(ends))
+"""
+
+
+def test_whatever_does_not_fit_it_is_the_disks_fault(undisturbed: Reference, tmp_path: Path) -> None:
+    bad = b"this is no video"
+    raw = tmp_path / "raw"
+    shutil.copytree(undisturbed.raw, raw)
+    (raw / "UCF-101" / "A" / "v_A_g25_c01.avi").write_bytes(bad)
+    rows, paths, config = plan(raw, validation_groups=tuple(GROUPS["validation"]))
+    rows = [row for row in rows if row.group in (25, 26)]
+    task = Task("train-00000.tar", rows, [paths[row.video] for row in rows], tmp_path, config, tools_digest())
+    (tmp_path / "task").write_bytes(pickle.dumps(task))
+    (tmp_path / "disk").mkdir()
+    command = (sys.executable, "-c", ON_A_DISK_OF_EVERY_SIZE, tmp_path / "disk", tmp_path / "task")
+    *full, whole = json.loads(in_namespaces(*command))
+    assert len(full) > 10
+    assert full == ["ENOSPC"] * len(full)
+    assert [row.split(" ")[0] for row in whole] == ["bad", "good"]
+
+
+# --- receipts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Finished:
+    """A folder of shards made in this process, with all their receipts."""
+
+    raw: Path
+    work: Path
+
+    @property
+    def receipt(self) -> Path:
+        return self.work / "train-00001.json"
+
+    @property
+    def tar(self) -> Path:
+        return self.work / "15" / "train-00001.tar"
+
+    def make(self, out: Path, **changes: object) -> dict[str, str]:
+        """Makes all shards that are not there; digests of what is published."""
+        settings = {"videos_per_shard": PER_SHARD, "validation_groups": tuple(GROUPS["validation"]), **changes}
+        rows, paths, config = plan(self.raw, **settings)
+        ingest(rows, paths, out, config, work=self.work)
+        return {f"{tar.parent.name}/{tar.name}": sha256_of(tar) for tar in out.glob("*/*.tar")}
+
+
+@pytest.fixture(scope="module")
+def all_made(undisturbed: Reference, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("made")
+    finished = Finished(undisturbed.raw, folder / "work")
+    return finished, finished.make(folder / "out")
+
+
+@pytest.fixture
+def finished(all_made: tuple[Finished, dict[str, str]], tmp_path: Path) -> Finished:
+    shutil.copytree(all_made[0].work, tmp_path / "work")
+    return Finished(all_made[0].raw, tmp_path / "work")
+
+
+def edit_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+UNFIT: dict[str, Callable[[Finished], object]] = {
+    "no receipt": lambda made: made.receipt.unlink(),
+    "empty": lambda made: made.receipt.write_bytes(b""),
+    "cut short": lambda made: os.truncate(made.receipt, made.receipt.stat().st_size // 2),
+    "no JSON": lambda made: made.receipt.write_bytes(b"\xff\xfe garbage"),
+    "another JSON": lambda made: made.receipt.write_text("[1, 2]"),
+    "a deep JSON": lambda made: made.receipt.write_text("[" * 100_000),
+    "null": lambda made: made.receipt.write_text("null"),
+    "another shard's": lambda made: shutil.copy(made.work / "train-00000.json", made.receipt),
+    "of other tools": lambda made: edit_json(made.receipt, key="0" * 64),
+    "no sizes": lambda made: edit_json(made.receipt, sizes=None),
+    "rows of another version": lambda made: edit_json(made.receipt, rows=[{"video": "A/v_A_g08_c01.avi"}]),
+    "tar missing": lambda made: made.tar.unlink(),
+    "tar cut short": lambda made: os.truncate(made.tar, made.tar.stat().st_size - 512),
+    "tar too long": lambda made: made.tar.open("ab").write(bytes(512)),
+}
+
+
+@pytest.mark.parametrize("damage", UNFIT)
+def test_a_receipt_that_does_not_fit_is_made_again(
+    all_made: tuple[Finished, dict[str, str]],
+    finished: Finished,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    UNFIT[damage](finished)
+    assert finished.make(tmp_path / "out") == all_made[1]
+    assert f"carrying on: {SHARDS - 1} of {SHARDS} shards" in capsys.readouterr().out
+
+
+def test_whole_receipts_are_enough(
+    all_made: tuple[Finished, dict[str, str]],
+    finished: Finished,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.video.ingest._executor", None)  # no worker is asked
+    assert finished.make(tmp_path / "out", executor="dask", scheduler="tcp://nobody:1") == all_made[1]
+    assert f"carrying on: {SHARDS} of {SHARDS} shards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes", [{"jpeg_quality": 50}, {"width": 64}, {"timeout_s": 30.0}, {"max_missing_fraction": 0.2}]
+)
+def test_other_params_make_all_again(
+    all_made: tuple[Finished, dict[str, str]],
+    finished: Finished,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: Mapping[str, object],
+) -> None:
+    found = finished.make(tmp_path / "out", **changes)
+    assert "carrying on" not in capsys.readouterr().out
+    assert found.keys() == all_made[1].keys()
+    assert (found == all_made[1]) == (not {"jpeg_quality", "width"} & changes.keys())
+
+
+def test_a_changed_video_makes_its_shard_again(
+    all_made: tuple[Finished, dict[str, str]], finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.raw, tmp_path / "raw")
+    encode(tmp_path / "raw" / "UCF-101" / "A" / "v_A_g30_c01.avi", frames=40, seed=999)
+    found = Finished(tmp_path / "raw", finished.work).make(tmp_path / "out")
+    assert f"carrying on: {SHARDS - 1} of {SHARDS} shards" in capsys.readouterr().out
+    assert len(found.items() - all_made[1].items()) == len(RATES)
+
+
+def test_a_receipt_does_not_vouch_for_what_a_later_run_left(
+    undisturbed: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are made; then, with other params, one is begun and the run ends before its receipt; then the first
+    params again. The tar is not that of the receipt, though it may well be as long: a tar's length is a multiple of
+    10 KiB."""
+    raw = tmp_path / "raw"
+    shutil.copytree(undisturbed.raw, raw)
+    for number, video in enumerate(sorted(raw.rglob("*.avi"))):
+        encode(video, frames=2, seed=number)
+    made, other = Finished(raw, tmp_path / "work"), Finished(raw, tmp_path / "other")
+    first = made.make(tmp_path / "first", jpeg_quality=93)
+    other.make(tmp_path / "second", jpeg_quality=90)
+    shards = sorted({tar.name for tar in other.work.glob("*/*.tar")})
+    as_long = [shard for shard in shards if sizes(made.work, shard) == sizes(other.work, shard)]
+    assert as_long, "choose other qualities"
+
+    settings = {"videos_per_shard": PER_SHARD, "validation_groups": tuple(GROUPS["validation"]), "jpeg_quality": 90}
+    rows, paths, config = plan(raw, **settings)
+    rows = [row for row in rows if row.shard == as_long[0]]
+    task = Task(as_long[0], rows, [paths[row.video] for row in rows], made.work, config, tools_digest())
+
+    def killed_before_the_receipt(self: Path, target: Path) -> None:
+        if self.name == "receipt":
+            raise KeyboardInterrupt
+        os.replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed_before_the_receipt)
+        with pytest.raises(KeyboardInterrupt):
+            make_shard(task)
+    assert made.make(tmp_path / "again", jpeg_quality=93) == first
+
+
+def sizes(work: Path, shard: str) -> list[int]:
+    return [(work / str(rate) / shard).stat().st_size for rate in RATES]
+
+
+# --- dask ------------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """A dask scheduler and its workers, processes on loopback, started as the README says."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._processes = folder, []
+        file = folder / "scheduler.json"
+        self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", file, "--no-dashboard")
+        wait_for(lambda: file.exists() and file.read_text().endswith("}"), "the scheduler")
+        self.address = json.loads(file.read_text())["address"]
+
+    def _start(self, module: str, *arguments: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.{module}", *map(str, arguments)]
+        with (self._folder / f"{len(self._processes)}.log").open("wb") as log:
+            # Only the folder it is started in leads it to the code.
+            env = {**environment(**env), "PYTHONPATH": str(cwd)}
+            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log)
+        self._processes.append(process)
+        return process
+
+    def workers(self, count: int, *, cwd: Path = ROOT, **env: str) -> list[subprocess.Popen[bytes]]:
+        started = []
+        for number in range(count):
+            scratch = ("--local-directory", self._folder / f"scratch{number}")
+            options = ("--no-nanny", "--nthreads", "1", "--no-dashboard", *scratch)
+            started.append(self._start("dask_worker", self.address, *options, cwd=cwd, **env))
+        for log in (self._folder / f"{number}.log" for number in range(1, count + 1)):
+            wait_for(lambda log=log: "Registered to" in log.read_text(), "a worker")
+        return started
+
+    def stop_scheduler(self) -> None:
+        self._processes[0].kill()
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    (tmp_path / "cluster").mkdir()
+    cluster = Cluster(tmp_path / "cluster")
+    yield cluster
+    cluster.close()
+
+
+def test_two_dask_workers_one_killed_make_the_same_bytes(
+    undisturbed: Reference, cluster: Cluster, tmp_path: Path
+) -> None:
+    workers = cluster.workers(2, **undisturbed.slow)
+    project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=cluster.address)
+    with started(project) as process:
+        wait_for(lambda: len(receipts(project)) >= 2 and psutil.Process(workers[0].pid).children(), "two shards")
+        workers[0].kill()
+        assert len(receipts(project)) < SHARDS - 1
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "videos: found 24, good 24, bad 0, absent 0" in stdout
+    check_finished(project, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_ends_the_run_with_a_word(
+    undisturbed: Reference, cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.workers(1, **undisturbed.slow)
+    project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=cluster.address)
+    with started(project) as process:
+        wait_for(lambda: receipts(project), "the first shard")
+        cluster.stop_scheduler()
+        _, stderr = process.communicate(timeout=60)
+    cluster.close()
+    assert process.returncode == 1
+    assert "Traceback" not in stderr
+    assert "traceback in runs/decode/traceback.txt" in stderr
+    set_params(project)
+    done = run_stage(project)
+    assert done.returncode == 0, done.stderr
+    assert "carrying on: " in done.stdout
+    check_finished(project, undisturbed)
+
+
+WRONG = ["nonsense://x", "tcp://127.0.0.1:9", "127.0.0.1:9", "tcp://no.such.host.invalid:1"]
+
+
+@pytest.mark.parametrize("address", [WRONG[0], *(pytest.param(each, marks=pytest.mark.slow) for each in WRONG[1:])])
+def test_a_wrong_scheduler_is_a_clear_error_soon(undisturbed: Reference, tmp_path: Path, address: str) -> None:
+    project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=address)
+    start = time.monotonic()
+    done = run_stage(project)
+    assert time.monotonic() - start < 30
+    assert done.returncode == 1
+    assert f"decode: decode.scheduler: no dask scheduler at {address} (" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_of_another_tree_is_refused(undisturbed: Reference, cluster: Cluster, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "pipeline", other / "pipeline")
+    with (other / "pipeline" / "video" / "decode.py").open("a") as stream:
+        stream.write("\n# another tree\n")
+    cluster.workers(1, cwd=other)
+    project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=cluster.address)
+    done = run_stage(project)
+    assert done.returncode == 1
+    assert "decode: this worker's code or ffmpeg is not that of the run; start the workers from the same tree" in (
+        done.stderr
+    )
+    assert not receipts(project)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+# Peak memory, in MiB, of this process and of the largest ffmpeg that it ran.
+MAKE_ONE_SHARD = """
+import pickle, resource, sys
+from pathlib import Path
+
+from pipeline.video.ingest import make_shard
+
+rows = make_shard(pickle.loads(Path(sys.argv[1]).read_bytes()))
+assert all(row.verdict == "good" for row in rows), rows
+for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+    print(resource.getrusage(who).ru_maxrss / 1024)
+"""
+
+
+def peak_memory(folder: Path, files: Sequence[Path]) -> tuple[float, float]:
+    rows = [
+        Row(f"A/v_A_g{k:02}_c01.avi", "A", 0, k, 1, split="train", verdict="good", sha256=sha256_of(file))
+        for k, file in enumerate(files)
+    ]
+    for rate in RATES:
+        (folder / str(rate)).mkdir(parents=True)
+    task = Task("train-00000.tar", rows, files, folder, decode_config(), tools_digest())
+    (folder / "task").write_bytes(pickle.dumps(task))
+    command = [sys.executable, "-c", MAKE_ONE_SHARD, str(folder / "task")]
+    shown = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout
+    for rate in RATES:
+        assert len(open_shard(folder / str(rate) / "train-00000.tar")) == len(files)
+    own, decoders = map(float, shown.split())
+    return own, decoders
+
+
+def grown(small: tuple[float, float], large: tuple[float, float]) -> list[float]:
+    return [after - before for before, after in zip(small, large, strict=True)]
+
+
+def test_memory_does_not_grow_with_the_number_of_videos(undisturbed: Reference, tmp_path: Path) -> None:
+    videos = sorted(undisturbed.raw.rglob("*.avi"))
+    few, many = peak_memory(tmp_path / "few", videos[:4]), peak_memory(tmp_path / "many", (videos * 2)[:40])
+    assert max(grown(few, many)) < 4
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
+    videos = {}
+    for minutes in (1, 20):
+        videos[minutes] = tmp_path / f"{minutes}.avi"
+        source = f"testsrc=size=64x64:rate=25:duration={60 * minutes}"
+        command = [FFMPEG, "-loglevel", "error", "-f", "lavfi", "-i", source, "-c:v", "mpeg4", "-g", "250"]
+        subprocess.run([*command, str(videos[minutes])], check=True)
+    short, long = (peak_memory(tmp_path / f"work{minutes}", [video]) for minutes, video in videos.items())
+    assert max(grown(short, long)) < 8
