@@ -321,10 +321,14 @@ def test_nothing_is_left_running(
 @pytest.mark.parametrize(
     ("victim", "message"),
     [
-        ("worker", "decode: a decoding process was killed, by hand or for want of memory; run again to carry on"),
-        ("decoder", r"decode: ffmpeg was stopped while it decoded .*; out of memory\? run again to carry on"),
+        pytest.param("worker", r"decode: a decoding process was killed, .* run again to carry on", id="worker"),
+        pytest.param(
+            "decoder",
+            r"decode: ffmpeg was stopped while it decoded .* run again to carry on",
+            id="decoder",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["worker", "decoder"],
 )
 def test_one_process_killed_ends_the_run_with_a_word(
     undisturbed: Reference, tmp_path: Path, victim: str, message: str
@@ -337,7 +341,7 @@ def test_one_process_killed_ends_the_run_with_a_word(
         (worker if victim == "worker" else worker.children()[0]).kill()
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.search(message, stderr)
+    assert re.search(message, stderr), stderr
     assert "Traceback" not in stderr
     finished = check_what_is_there(project, undisturbed)
     done = run_stage(project)
@@ -718,17 +722,38 @@ def test_a_worker_of_another_tree_is_refused(undisturbed: Reference, cluster: Cl
 
 # --- memory ----------------------------------------------------------------------------------------------------------
 
-# Peak memory, in MiB, of this process and of the largest ffmpeg that it ran.
+# Peak memory, in MiB, of this process and of the largest ffmpeg that it ran, as the kernel keeps it for each program;
+# getrusage's would be no less than that of the process that started it.
 MAKE_ONE_SHARD = """
-import pickle, resource, sys
+import pickle, sys, threading, time
 from pathlib import Path
+
+import psutil
 
 from pipeline.video.ingest import make_shard
 
+
+def peak(pid):
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) / 1024 if "VmHWM" in text else 0.0
+
+
+def watch():
+    while True:
+        for child in psutil.Process().children():
+            try:
+                if "ffmpeg" in Path(f"/proc/{child.pid}/comm").read_text():
+                    peaks.append(peak(child.pid))
+            except (OSError, IndexError):
+                pass
+        time.sleep(0.002)
+
+
+peaks = [0.0]
+threading.Thread(target=watch, daemon=True).start()
 rows = make_shard(pickle.loads(Path(sys.argv[1]).read_bytes()))
 assert all(row.verdict == "good" for row in rows), rows
-for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-    print(resource.getrusage(who).ru_maxrss / 1024)
+print(peak("self"), max(peaks))
 """
 
 
@@ -746,6 +771,7 @@ def peak_memory(folder: Path, files: Sequence[Path]) -> tuple[float, float]:
     for rate in RATES:
         assert len(open_shard(folder / str(rate) / "train-00000.tar")) == len(files)
     own, decoders = map(float, shown.split())
+    assert decoders > 5
     return own, decoders
 
 

@@ -21,7 +21,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -118,7 +118,7 @@ def _finished(task: Task) -> list[Row] | None:
         sizes = {rate: task.tar(int(rate)).stat().st_size for rate in receipt["sizes"]}
         if receipt["key"] == task.key() and sizes == receipt["sizes"]:
             return [Row(**row) for row in receipt["rows"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 
@@ -173,6 +173,10 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 yield pool
             except distributed.KilledWorker as error:  # several workers, one after the other, on the same shard
                 raise RuntimeError(killed) from error
+            except CancelledError as error:
+                raise RuntimeError(
+                    f"the dask scheduler at {config.scheduler} is gone; run again to carry on"
+                ) from error
     else:
         # A clean server process imports this module once and forks the workers, which then start at once; a fork of
         # this process might inherit a locked lock.
@@ -224,6 +228,7 @@ def _make(task: Task, making: Path) -> list[Row]:
     for tar in tars.values():
         tar.close()
     sizes = {}
+    task.receipt.unlink(missing_ok=True)  # of an earlier run: it must not vouch for these
     for rate in RATES:
         if any(row.verdict == GOOD for row in rows):
             sizes[str(rate)] = (making / f"{rate}.tar").stat().st_size

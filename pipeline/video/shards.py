@@ -136,9 +136,7 @@ def open_shard(shard: Path) -> list[StoredVideo]:
     try:
         with tarfile.open(shard, "r:") as tar:
             members = list(tar)
-            tar.fileobj.seek(-2 * tarfile.BLOCKSIZE, io.SEEK_END)
-            if any(tar.fileobj.read()):  # a cut between two members is no error to tarfile
-                raise ValueError("it has no end")
+            _check_end(tar, members)
             if len(members) % 2:
                 raise ValueError("a member without its pair")
             return [_open_sample(tar, shard, *pair) for pair in zip(members[::2], members[1::2], strict=True)]
@@ -146,13 +144,24 @@ def open_shard(shard: Path) -> list[StoredVideo]:
         raise ValueError(f"{shard} is not a whole shard ({error}); make it again with: dvc repro -f decode") from error
 
 
+def _check_end(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo]) -> None:
+    """A cut between two members, or a header that cannot be read, is the end of the archive to tarfile, and no error;
+    a real end is two or more blocks of zeros."""
+    last = members[-1] if members else None
+    blocks = -(-(last.offset_data + last.size) // tarfile.BLOCKSIZE) if last else 0
+    tar.fileobj.seek(blocks * tarfile.BLOCKSIZE)
+    end = tar.fileobj.read(tarfile.RECORDSIZE + tarfile.BLOCKSIZE)
+    if any(end) or len(end) < 2 * tarfile.BLOCKSIZE:
+        raise ValueError("what follows its last sample is not the end")
+
+
 def _open_sample(tar: tarfile.TarFile, shard: Path, text: tarfile.TarInfo, frames: tarfile.TarInfo) -> StoredVideo:
     key = text.name.removesuffix(".json")
-    if (text.name, frames.name) != (f"{key}.json", f"{key}.mjpeg"):
+    if (text.name, frames.name) != (f"{key}.json", f"{key}.mjpeg") or not (text.isreg() and frames.isreg()):
         raise ValueError(f"{text.name} is followed by {frames.name}")
     info = SampleInfo(**json.load(tar.extractfile(text)))
     offsets = array("Q", info.offsets)  # a fifth of a list's memory
-    if info.frames != len(offsets) - 1 or (offsets[0], offsets[-1]) != (0, frames.size):
+    if len(offsets) < 2 or info.frames != len(offsets) - 1 or (offsets[0], offsets[-1]) != (0, frames.size):
         raise ValueError(f"{key}: the offsets are not those of {info.frames} frames in {frames.size} bytes")
     if not all(a < b for a, b in pairwise(offsets)):
         raise ValueError(f"{key}: an offset is not above the one before it")

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 LISTS, VIDEOS = "ucfTrainTestlist", "UCF-101"  # folders
 SPLIT_NUMBERS = (1, 2, 3)
 
-_CLASS = r"(?P<class>[A-Za-z0-9_-]+)"
-_NAME = r"v_(?P<action>[A-Za-z0-9]+)_g(?P<group>[0-9]{2})_c(?P<clip>[0-9]{2})\.[A-Za-z0-9]+"
-_CLASS_LINE = re.compile(rf"(?P<label>[0-9]+)\s+{_CLASS}")
-_TRAIN_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})\s+(?P<label>[0-9]+)")
+_CLASS = r"(?P<class>[A-Za-z0-9_-]{1,100})"
+_NAME = r"v_(?P<action>[A-Za-z0-9]{1,100})_g(?P<group>[0-9]{2})_c(?P<clip>[0-9]{2})\.[A-Za-z0-9]{1,10}"
+_CLASS_LINE = re.compile(rf"(?P<label>[0-9]{{1,9}})\s+{_CLASS}")
+_TRAIN_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})\s+(?P<label>[0-9]{{1,9}})")
 _TEST_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})")
 
 
@@ -118,7 +118,7 @@ def _rows(file: Path, line: re.Pattern[str], expected: str) -> Iterator[tuple[st
         if row.strip():
             match = line.fullmatch(row.strip())
             if match is None:
-                raise ValueError(f"{file}:{number}: {row.strip()!r} is malformed; expected {expected}")
+                raise ValueError(f"{file}:{number}: {row.strip()[:200]!r} is malformed; expected {expected}")
             yield f"{file}:{number}", match
 
 
