@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 LISTS, VIDEOS = "ucfTrainTestlist", "UCF-101"  # folders
 SPLIT_NUMBERS = (1, 2, 3)
 
-_CLASS = r"(?P<class>[A-Za-z0-9_-]{1,100})"
-_NAME = r"v_(?P<action>[A-Za-z0-9]{1,100})_g(?P<group>[0-9]{2})_c(?P<clip>[0-9]{2})\.[A-Za-z0-9]{1,10}"
+_CLASS = r"(?P<class>[A-Za-z0-9_-]+)"
+_NAME = r"v_(?P<action>[A-Za-z0-9]+)_g(?P<group>[0-9]{2})_c(?P<clip>[0-9]{2})\.[A-Za-z0-9]+"
 _CLASS_LINE = re.compile(rf"(?P<label>[0-9]{{1,9}})\s+{_CLASS}")
 _TRAIN_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})\s+(?P<label>[0-9]{{1,9}})")
 _TEST_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})")
@@ -127,7 +127,7 @@ def _read_list(file: Path, line: re.Pattern[str], expected: str, labels: Mapping
     for where, row in _rows(file, line, expected):
         name, fields = row["class"], row.groupdict()
         if name not in labels:
-            raise ValueError(f"{where}: class {name!r} is not in classInd.txt; add it there or correct the line")
+            raise ValueError(f"{where}: class {name[:100]!r} is not in classInd.txt; add it there or correct the line")
         if "label" in fields and int(fields["label"]) != labels[name] + 1:
             raise ValueError(f"{where}: label {fields['label']} for {name}, but classInd.txt says {labels[name] + 1}")
         key = f"{name}/{listed_name(row['file'])}"
