@@ -2,7 +2,8 @@
 
     python -m benchmarks.decode --root DIR     DIR holds UCF-101/ and ucfTrainTestlist/
 
-Alternating, on the same files and with the same number of processes:
+Alternating, on the same files (DIR's, linked in turn until there are --videos, so that starting up is a small part)
+and with the same number of processes:
 
     stage    `python -m stages.decode`: three rates of shards, digests, manifest, the accounts checked
     bare     one ffmpeg a video: decode, scale and JPEG-encode every frame once, output discarded
@@ -22,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from io import BytesIO
+from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,9 +32,9 @@ from dvc.utils.serialize import modify_yaml
 
 from benchmarks.measure import Cost, cost_of_children, environment, report
 from pipeline.params import load_section
-from pipeline.video.index import index_videos
 from pipeline.video.shards import RATES
 from pipeline.video.source import SourceConfig, fetch
+from pipeline.video.ucf101 import read_split
 
 PROJECT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 128, 160
@@ -43,18 +45,20 @@ FLOOR = ["-an", "-f", "null", "-"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="holds UCF-101/ and ucfTrainTestlist/")
-    parser.add_argument("--rounds", type=int, default=3, help="times that stage, bare and floor alternate")
-    parser.add_argument("--videos-per-shard", type=int, default=8, help="small, so that few videos share evenly")
+    parser.add_argument("--videos", type=int, default=1000, help="links to the videos of DIR, in turn (0: 13,320)")
+    parser.add_argument("--rounds", type=int, default=2, help="times that stage, bare and floor alternate")
+    parser.add_argument("--videos-per-shard", type=int, default=16, help="small, so that few videos share evenly")
     parser.add_argument("--sample", type=int, default=60, help="videos for the peers")
     parser.add_argument("--work", type=Path, help="folder for the shards (default: a temporary one)")
     arguments = parser.parse_args()
 
-    index = index_videos(arguments.root / "UCF-101", relative_to=None)
-    files = [Path(row.path) for row in index.itertuples() if not row.problem]
     processes = len(os.sched_getaffinity(0))
     costs: dict[str, list[Cost]] = {"stage": [], "bare": [], "floor": []}
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        project = make_project(Path(folder), arguments.root, videos_per_shard=arguments.videos_per_shard)
+        linked = link_all(arguments.root, Path(folder, "linked"), count=arguments.videos)
+        files = sorted((linked / "UCF-101").glob("*/*.avi"))
+        (project := Path(folder, "project")).mkdir()
+        make_project(project, linked, videos_per_shard=arguments.videos_per_shard)
         for turn in range(arguments.rounds):
             work: dict[str, Callable[[], object]] = {
                 "stage": partial(run_stage, project),
@@ -70,7 +74,8 @@ def main() -> None:
     }
     stage, bare, floor = total["stage"], total["bare"], total["floor"]
     rate = len(files) * arguments.rounds / stage.wall
-    step = max(1, len(files) // arguments.sample)
+    sample = sorted((arguments.root / "UCF-101").glob("*/*.avi"))
+    sample = sample[:: max(1, len(sample) // arguments.sample)]
     report(
         {
             "videos": len(files),
@@ -82,12 +87,24 @@ def main() -> None:
             "ratio_to_decode_only": stage.wall / floor.wall,
             "ratio_to_decode_only_cpu": stage.cpu / floor.cpu,
             "seconds": {name: asdict(cost) for name, cost in total.items()},
-            "peers": {
-                name: measure_peer(name, files[::step], processes) | {"videos": len(files[::step])} for name in PEERS
-            },
+            "peers": {name: measure_peer(name, sample, processes) | {"videos": len(sample)} for name in PEERS},
             "environment": environment("imageio-ffmpeg", "av", "opencv-python-headless", "pillow"),
         }
     )
+
+
+def link_all(root: Path, linked: Path, *, count: int) -> Path:
+    """A folder in UCF101's layout whose videos are links to those of `root`, in turn, under listed names of split 1:
+    about `count`, spread over the lists, or with 0 all 13,320."""
+    videos = cycle(sorted((root / "UCF-101").glob("*/*.avi")))
+    split = read_split(root / "ucfTrainTestlist", 1)
+    names = sorted(split.train | split.test)
+    for name in names[:: len(names) // count] if count else names:
+        link = linked / "UCF-101" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(next(videos).resolve())
+    (linked / "ucfTrainTestlist").symlink_to((root / "ucfTrainTestlist").resolve())
+    return linked
 
 
 def make_project(folder: Path, root: Path, **decode: object) -> Path:

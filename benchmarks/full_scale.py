@@ -13,15 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import cycle
 from pathlib import Path
 
 import psutil
 
-from benchmarks.decode import PROJECT, make_project
+from benchmarks.decode import PROJECT, link_all, make_project
 from benchmarks.measure import environment, report
 from pipeline.video.shards import RATES
-from pipeline.video.ucf101 import read_split
 
 MIB = 2**20
 
@@ -33,23 +31,10 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=0, help="at most this many; 0: all that are listed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        linked = link_all(arguments.root, Path(folder, "linked"), at_most=arguments.videos)
+        linked = link_all(arguments.root, Path(folder, "linked"), count=arguments.videos)
         (project := Path(folder, "project")).mkdir()
         make_project(project, linked)
         report(measure(project) | {"environment": environment("imageio-ffmpeg", "simplejpeg")})
-
-
-def link_all(root: Path, linked: Path, *, at_most: int) -> Path:
-    """A folder in UCF101's layout with a link for every listed video of split 1."""
-    videos = cycle(sorted((root / "UCF-101").glob("*/*.avi")))
-    split = read_split(root / "ucfTrainTestlist", 1)
-    names = sorted(split.train | split.test)
-    for name in names[:: -(-len(names) // at_most)] if at_most else names:
-        link = linked / "UCF-101" / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(next(videos).resolve())
-    (linked / "ucfTrainTestlist").symlink_to((root / "ucfTrainTestlist").resolve())
-    return linked
 
 
 def measure(project: Path) -> dict[str, object]:

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from pipeline.video.digest import sha256_of
 from pipeline.video.index import index_videos, write_index
-from pipeline.video.ingest import Task, ingest, make_shard, tools_digest
+from pipeline.video.ingest import Task, accept_shard, ingest, make_shard, tools_digest
 from pipeline.video.plan import Row
 from pipeline.video.shards import RATES, open_shard
 from tests.conftest import decode_config, plan
@@ -429,7 +429,7 @@ for kilobytes in range(4, 100_000, 12):
         (work / str(rate)).mkdir(parents=True)
     subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
     try:
-        rows = make_shard(replace(task, work=work))
+        rows, _ = make_shard(replace(task, work=work))
         ends.append([f"{row.verdict} {row.reason} {row.detail}" for row in rows])
     except OSError as error:
         ends.append(errno.errorcode[error.errno])
@@ -598,7 +598,7 @@ def test_a_receipt_does_not_vouch_for_what_a_later_run_left(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", killed_before_the_receipt)
         with pytest.raises(KeyboardInterrupt):
-            make_shard(task)
+            accept_shard(task, *make_shard(task))
     assert made.make(tmp_path / "again", jpeg_quality=93) == first
 
 
@@ -730,7 +730,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.video.ingest import make_shard
+from pipeline.video.ingest import accept_shard, make_shard
 
 
 def peak(pid):
@@ -751,7 +751,9 @@ def watch():
 
 peaks = [0.0]
 threading.Thread(target=watch, daemon=True).start()
-rows = make_shard(pickle.loads(Path(sys.argv[1]).read_bytes()))
+task = pickle.loads(Path(sys.argv[1]).read_bytes())
+rows, making = make_shard(task)
+accept_shard(task, rows, making)
 assert all(row.verdict == "good" for row in rows), rows
 print(peak("self"), max(peaks))
 """

@@ -8,6 +8,7 @@ B-frames, whose first timestamp is 1. Frames pass through one by one: memory doe
 
 import errno
 import io
+import os
 import re
 import signal
 import subprocess
@@ -121,6 +122,8 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
         raise VideoError("damaged", f"the decoder crashed ({signal.Signals(-process.returncode).name})")
     if process.returncode < 0 or said.stopped:
         raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
+    if re.match("Unrecognized option|No such filter|Option not found", complaint):
+        raise RuntimeError(f"{ffmpeg_version()} is too old or lacks a part ({complaint}); 5.1 or newer is needed")
     if said.stream is None:
         raise VideoError("not a video", complaint or "no video stream in it")
     if process.returncode != 0 or complaint or len(offsets) == 1:
@@ -131,6 +134,7 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
     if said.clock is None:
         raise VideoError("timestamps", "no frame rate")
     tick, fps = said.clock
+    missing_bytes, avi_frames = _read_avi_header(path)
     pts = np.maximum.accumulate(pts)
     if pts[0] == NO_PTS or (pts[-1] - pts[0]) * tick > 10 + len(pts):
         raise VideoError("timestamps", f"make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {tick} s")
@@ -145,11 +149,11 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
         height=int(said.stream["height"]),
         codec=said.stream["codec"],
         packed=said.packed,
-        header_frames=_header_frames(said, pts),
+        header_frames=_header_frames(said, pts, avi_frames),
         near_duplicates=near_duplicates,
         # Containers that count in milliseconds round each time: half a frame is far more than that.
         steady=len(gaps) == 0 or bool((gaps.max() - gaps.min()) * tick * fps < Fraction(1, 2)),
-        missing_bytes=_missing_bytes(path),
+        missing_bytes=missing_bytes,
     )
 
 
@@ -165,12 +169,11 @@ def _command(path: Path, *, height: int, width: int) -> list[str]:
     )
     frames = (
         source["V:0"]  # not a sound file's cover picture
-        # A JPEG is full-range BT.601.
-        .filter(
-            "scale", width, height, flags="bicubic+accurate_rnd+bitexact", out_range="full", out_color_matrix="bt601"
-        )
+        # A JPEG is BT.601 of full range. It is not `scale` that widens the range: versions of it differ by a level.
+        .filter("scale", width, height, flags="bicubic+accurate_rnd+bitexact", out_color_matrix="bt601")
         # The source halves its chroma; at half the source's size the frame can keep all of it.
         .filter("format", "yuv444p")
+        .filter("colorspace", iall="bt601-6-625", all="bt601-6-625", range="pc", format="yuv444p")
         .filter("scdet")
         .filter("metadata", mode="print", key="lavfi.scd.mafd", file="notes")
     )
@@ -243,23 +246,29 @@ def _read_log(file: Path) -> _Said:
     return said
 
 
-def _header_frames(said: _Said, pts: np.ndarray) -> int:
-    """Frames that the container promises, from its duration: those decoded, unless it is longer than them."""
-    tick, fps = said.clock
+def _read_avi_header(path: Path) -> tuple[int, int | None]:
+    """What an AVI says of itself, and ffmpeg does not repeat: (bytes that it is short of, frames). One that was cut
+    may have lost its index alone, and then decodes to the end. Frames are 0 if it does not know, as when it was
+    written to a pipe, and None for another container."""
+    with path.open("rb") as stream:
+        head = stream.read(52)
+        if head[:4] != b"RIFF" or head[8:12] != b"AVI " or head[24:28] != b"avih":
+            return 0, None
+        size, frames = (int.from_bytes(head[at : at + 4], "little") for at in (4, 48))
+        if size in (0, 2**32 - 1):
+            return 0, 0
+        return max(0, size + 8 - os.fstat(stream.fileno()).st_size), frames
+
+
+def _header_frames(said: _Said, pts: np.ndarray, avi_frames: int | None) -> int:
+    """Frames that the container promises; those decoded, where it promises nothing of the picture alone."""
+    if avi_frames is not None:
+        return avi_frames or len(pts)
     if said.sound:  # it may be the sound that is longer
         return len(pts)
-    if tick * fps == 1:  # a container that counts frames, such as AVI
-        return round(said.seconds * fps)
+    tick, fps = said.clock
     shown = (pts[-1] - pts[0]) * tick + 1 / fps
     return len(pts) + max(0, round((said.seconds - shown) * fps))
-
-
-def _missing_bytes(path: Path) -> int:
-    """An AVI begins with RIFF and the bytes that follow; one that was cut may have lost its index alone, and then
-    decodes to the end. 0 for other containers, which do not say."""
-    with path.open("rb") as stream:
-        name, size = stream.read(4), int.from_bytes(stream.read(4), "little")
-    return max(0, size + 8 - path.stat().st_size) if name == b"RIFF" else 0
 
 
 def _read_frame_notes(file: Path) -> tuple[np.ndarray, int]:

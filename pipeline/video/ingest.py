@@ -6,7 +6,7 @@ stays in the folder `work` with a receipt, and a run that is killed carries on f
 
     work/25/train-00000.tar     the same under 15 and 10
     work/train-00000.json       the receipt, written last: what it was made from, its sizes, its rows
-    work/making-…/              a shard being made; never looked at again
+    work/making-…/              a shard being made; not looked at by another run
 
 Machines share the folders `work` and those of the videos.
 """
@@ -77,7 +77,8 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: De
     # The largest first, so that no worker is left alone with one at the end.
     todo = sorted((task for task in tasks if task.shard not in finished), key=lambda task: -_size(task.rows))
     with tqdm(total=sum(len(task.rows) for task in todo), desc="decode", unit="video") as progress:
-        for task, made in _run(todo, config):
+        for task, made, making in _run(todo, config):
+            accept_shard(task, made, making)
             finished[task.shard] = made
             progress.update(len(made))
             progress.set_postfix(bad=sum(row.verdict == BAD for rows in finished.values() for row in rows))
@@ -123,6 +124,33 @@ def _finished(task: Task) -> list[Row] | None:
     return None
 
 
+def accept_shard(task: Task, rows: Sequence[Row], making: Path) -> None:
+    """Makes a worker's tars the shard, once the disk has them: here, while the workers go on."""
+    task.receipt.unlink(missing_ok=True)  # of an earlier run: it must not vouch for these
+    sizes = {}
+    for rate in RATES:
+        made = making / f"{rate}.tar"
+        if any(row.verdict == GOOD for row in rows):
+            sizes[str(rate)] = _sync(made)
+            made.replace(task.tar(rate))
+        else:
+            task.tar(rate).unlink(missing_ok=True)
+    receipt = making / "receipt"
+    receipt.write_text(
+        json.dumps({"key": task.key(), "sizes": sizes, "rows": [vars(row) for row in rows]}), encoding="utf-8"
+    )
+    _sync(receipt)
+    receipt.replace(task.receipt)
+    shutil.rmtree(making)
+
+
+def _sync(file: Path) -> int:
+    """Waits until the disk has the file; its bytes. OSError when it cannot take it."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+        return os.fstat(stream.fileno()).st_size
+
+
 def _publish(tasks: Sequence[Task], out: Path) -> None:
     """Puts the finished shards where they belong, in place of others, by links: they stay in `work` too, should the
     run end here."""
@@ -144,15 +172,15 @@ def _publish(tasks: Sequence[Task], out: Path) -> None:
 # --- who does the work -----------------------------------------------------------------------------------------------
 
 
-def _run(tasks: Sequence[Task], config: DecodeConfig) -> Iterator[tuple[Task, list[Row]]]:
-    """Every task with its rows, as they are finished."""
+def _run(tasks: Sequence[Task], config: DecodeConfig) -> Iterator[tuple[Task, list[Row], Path]]:
+    """Every task with its rows and the folder of its tars, as they are finished."""
     if not tasks:
         return
     with _executor(config) as pool:
         futures: dict[Future, Task] = {pool.submit(make_shard, task): task for task in tasks}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures[future], *future.result()
         finally:
             for future in futures:
                 future.cancel()
@@ -168,6 +196,11 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
             client = distributed.Client(config.scheduler, timeout="10s")
         except (OSError, ValueError) as error:
             raise RuntimeError(f"decode.scheduler: no dask scheduler at {config.scheduler} ({error})") from error
+        try:
+            client.wait_for_workers(1, timeout="60s")
+        except TimeoutError as error:
+            client.close()
+            raise RuntimeError(f"decode.scheduler: {config.scheduler} has had no worker for 60 s") from error
         with client, client.get_executor(pure=False) as pool:
             try:
                 yield pool
@@ -205,15 +238,19 @@ def _end_with_parent() -> None:
 # --- one shard -------------------------------------------------------------------------------------------------------
 
 
-def make_shard(task: Task) -> list[Row]:
-    """Decodes the task's videos into its tars, whole or not at all; returns the rows with the verdicts."""
+def make_shard(task: Task) -> tuple[list[Row], Path]:
+    """Decodes the task's videos into tars in a folder of their own; returns the rows with the verdicts, and it."""
     if tools_digest() != task.tools:
         raise RuntimeError("this worker's code or ffmpeg is not that of the run; start the workers from the same tree")
-    with tempfile.TemporaryDirectory(prefix="making-", dir=task.work, ignore_cleanup_errors=True) as making:
-        return _make(task, Path(making))
+    making = Path(tempfile.mkdtemp(prefix="making-", dir=task.work))
+    try:
+        return _write_tars(task, making), making
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
 
 
-def _make(task: Task, making: Path) -> list[Row]:
+def _write_tars(task: Task, making: Path) -> list[Row]:
     rows, tars = [], {rate: ShardFile(making / f"{rate}.tar") for rate in RATES}
     for row, path in zip(task.rows, task.paths, strict=True):
         try:
@@ -227,26 +264,14 @@ def _make(task: Task, making: Path) -> list[Row]:
         rows.append(_described(row, video, {f"frames_{rate}": len(frames) for rate, frames in chosen.items()}))
     for tar in tars.values():
         tar.close()
-    sizes = {}
-    task.receipt.unlink(missing_ok=True)  # of an earlier run: it must not vouch for these
-    for rate in RATES:
-        if any(row.verdict == GOOD for row in rows):
-            sizes[str(rate)] = (making / f"{rate}.tar").stat().st_size
-            (making / f"{rate}.tar").replace(task.tar(rate))
-        else:
-            task.tar(rate).unlink(missing_ok=True)  # of an earlier run with other videos
-    receipt = making / "receipt"
-    with receipt.open("w", encoding="utf-8") as stream:
-        json.dump({"key": task.key(), "sizes": sizes, "rows": [vars(row) for row in rows]}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    receipt.replace(task.receipt)
     return rows
 
 
 def _decode_verified(row: Row, path: Path, scratch: Path, config: DecodeConfig) -> DecodedVideo:
     """Decodes the file that the index lists; another content under its name is refused, and so is half a video."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise VideoError("unreadable", "no regular file any more")
         digest = sha256_of(path)
     except OSError as error:
         raise VideoError("unreadable", error.strerror or str(error)) from error

@@ -11,7 +11,6 @@ which is what StoredVideo does. Writing and reading stream: neither holds a whol
 
 import io
 import json
-import os
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -95,10 +94,8 @@ class ShardFile:
         self._tar.addfile(member, io.BufferedReader(_Joined(iter(pieces)), 1 << 18))
 
     def close(self) -> None:
-        """Ends the tar and waits until the disk has it; OSError when it cannot."""
+        """Ends the tar; OSError when the disk is full."""
         self._tar.close()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
         self._stream.close()
 
 
