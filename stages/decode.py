@@ -28,6 +28,9 @@ def main() -> None:
     check_accounts(manifest, index, shards)
     summary = summarise(manifest)
     print("videos:", ", ".join(f"{name} {count}" for name, count in summary["videos"].items()))
+    odd = {name: count for name, count in (summary["duplicates"] | summary["leaks"]).items() if count}
+    if odd:
+        print("worth a look, see data/manifest.csv:", ", ".join(f"{name} {count}" for name, count in odd.items()))
     write_metrics(Path("metrics/decode.json"), summary)
     shutil.rmtree(WORK)
 

@@ -188,7 +188,15 @@ def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name:
             if progress.epoch == progress.batch == 0:
                 progress.best_loss, progress.stale_epochs, best = math.inf, 0, None
             epoch = sum(earlier.epochs for earlier in config.curriculum[: progress.phase]) + progress.epoch
-            order = EpochOrder(len(clips), config.batch, seed=config.seed, epoch=epoch, first=progress.batch)
+            order = EpochOrder(
+                len(clips),
+                config.batch,
+                seed=config.seed,
+                epoch=epoch,
+                first=progress.batch,
+                rank=fabric.global_rank,
+                ranks=fabric.world_size,
+            )
             routine.train()
             for batch in batches(fabric, clips, order, config):
                 optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, progress.step, total=sum(steps))
