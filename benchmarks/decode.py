@@ -95,11 +95,14 @@ def main() -> None:
 
 def link_all(root: Path, linked: Path, *, count: int) -> Path:
     """A folder in UCF101's layout whose videos are links to those of `root`, in turn, under listed names of split 1:
-    about `count`, spread over the lists, or with 0 all 13,320."""
-    videos = cycle(sorted((root / "UCF-101").glob("*/*.avi")))
+    `count` of them, spread over the lists, or with 0 all 13,320."""
+    clips = sorted((root / "UCF-101").glob("*/*.avi"))
+    if not clips:
+        raise SystemExit(f"--root: no {root / 'UCF-101'}/<Class>/*.avi")
+    videos = cycle(clips)
     split = read_split(root / "ucfTrainTestlist", 1)
     names = sorted(split.train | split.test)
-    for name in names[:: len(names) // count] if count else names:
+    for name in names[:: max(1, len(names) // count)][:count] if count else names:
         link = linked / "UCF-101" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(next(videos).resolve())

@@ -7,7 +7,7 @@ from pipeline.params import load_section
 from pipeline.results import write_metrics
 from pipeline.video.index import read_index
 from pipeline.video.ingest import ingest
-from pipeline.video.manifest import check_accounts, check_verdicts, make_manifest, summarise
+from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
 from pipeline.video.plan import DecodeConfig, plan_rows
 from pipeline.video.ucf101 import LISTS, read_labels, read_split
 from stages.entry import run
@@ -21,11 +21,16 @@ def main() -> None:
     index, paths = read_index(raw)
     split = read_split(raw / LISTS, config.split)
     rows = plan_rows(index.itertuples(), labels=read_labels(raw / LISTS), split=split, config=config)
-    check_verdicts(make_manifest(rows), config)  # what leaves a split empty, before hours of decoding
+    check_splits(make_manifest(rows), config)  # before hours of decoding
     manifest = make_manifest(ingest(rows, paths, shards, config, work=WORK))
     manifest.to_csv("data/manifest.csv", index=False, lineterminator="\n", errors="surrogateescape")
     check_verdicts(manifest, config)  # after the manifest is there to be looked at
-    check_accounts(manifest, index, shards)
+    check_splits(manifest, config)
+    try:
+        check_accounts(manifest, index, shards)
+    except ValueError:
+        shutil.rmtree(WORK)  # what it vouches for is not to be trusted
+        raise
     summary = summarise(manifest)
     print("videos:", ", ".join(f"{name} {count}" for name, count in summary["videos"].items()))
     odd = {name: count for name, count in (summary["duplicates"] | summary["leaks"]).items() if count}

@@ -98,6 +98,15 @@ def made_by(*command: str) -> Maker:
     return lambda path: call(FFMPEG, "-y", "-loglevel", "error", *command, path)
 
 
+def growing(path: Path) -> None:
+    """An MPEG transport stream whose picture becomes larger."""
+    pieces = []
+    for height, width in ((64, 96), (128, 192)):
+        encode(path, "-c:v", "mpeg2video", "-f", "mpegts", frames=20, height=height, width=width)
+        pieces.append(path.read_bytes())
+    path.write_bytes(b"".join(pieces))
+
+
 def cut(fraction: float) -> Callable[[bytes], bytes]:
     return lambda video: video[: int(len(video) * fraction)]
 
@@ -300,6 +309,7 @@ CASES: dict[str, Case] = {
     "ClaimsOneMore": Case(changed(claiming(51)), reason="frames fewer than its header says: 1", facts={"frames": 50}),
     "ClaimsFewer": Case(changed(claiming(40)), facts={"frames": 50, "header_frames": 40, "frames_25": 50}),
     "ClaimsNone": Case(changed(claiming(0)), facts={"frames": 50}),
+    "GrowingPicture": bad(growing, "damaged", suffix=".mpg"),
     "HugePicture": bad(changed(sized(60_000, 60_000), *RAW), "not a video|damaged", ".*invalid.*"),
     "WrongPicture": bad(changed(sized(8_000, 8_192), *RAW), "not a video|damaged"),
     "EmptyPicture": bad(changed(sized(0, 0), *RAW), "not a video|damaged"),

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.video.index import index_videos
 from pipeline.video.ingest import ingest
-from pipeline.video.manifest import check_accounts, check_verdicts, make_manifest, summarise
+from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
 from pipeline.video.plan import ABSENT, BAD, GOOD, Row
 from pipeline.video.shards import RATES, open_videos
 from tests.conftest import decode_config, plan
@@ -174,22 +174,38 @@ def test_missing_frames_are_said(real_clips: Path, tmp_path: Path) -> None:
     assert said.reason == "frames fewer than its header says: 2; variable frame rate"
 
 
+def test_a_repaired_video_is_tried_again(raw_motions: Path, tmp_path: Path) -> None:
+    """The receipt of a shard does not hold a video's passing trouble against it."""
+    rows, paths, config = plan(raw_motions)
+    chosen = [row for row in rows if row.shard == "test-00000.tar"]
+    hurt = tmp_path / "hurt.avi"
+    paths = paths | {chosen[0].video: hurt}
+    whole = (raw_motions / "UCF-101" / chosen[0].video).read_bytes()
+    verdicts = []
+    for content in (whole[:-1], whole):
+        hurt.write_bytes(content)
+        (first, *others) = ingest(chosen, paths, tmp_path / "out", config, work=tmp_path / "work")
+        verdicts.append((first.verdict, first.reason))
+        assert all(row.verdict == GOOD for row in others)
+    assert verdicts == [(BAD, "changed"), (GOOD, "")]
+
+
 # --- what it adds up to ----------------------------------------------------------------------------------------------
 
 
 def test_splits_without_videos_are_refused(shards: Path) -> None:
     manifest = read_manifest(shards)
-    check_verdicts(manifest, decode_config())
+    check_splits(manifest, decode_config())
     held_back = manifest["split"] == "validation"
     without = r"no good video for validation: .*decode.validation_groups \[22\] leave none"
     with pytest.raises(ValueError, match=without):
-        check_verdicts(manifest[~held_back], decode_config())
+        check_splits(manifest[~held_back], decode_config())
     with pytest.raises(ValueError, match=without):
-        check_verdicts(
+        check_splits(
             manifest.assign(verdict=manifest["verdict"].mask(held_back, BAD)), decode_config(max_bad_fraction=1.0)
         )
     with pytest.raises(ValueError, match=r"none of the 176 files found is a video in the lists of decode.split 1"):
-        check_verdicts(manifest.assign(verdict=BAD, split="none"), decode_config())
+        check_splits(manifest.assign(verdict=BAD, split="none"), decode_config())
 
 
 @pytest.mark.parametrize(
@@ -294,7 +310,7 @@ def test_the_summary() -> None:
             "seconds": 12.07,
         },
         "short_clips": {"25": 0, "15": 0, "10": 1},
-        "duplicates": {"copies": 3, "contents_in_several_splits": 2},
+        "duplicates": {"copies": 2, "contents_in_several_splits": 2},
         "leaks": {"test_videos_in_training": 1, "groups_in_both_lists": 0},
     }
     leaky = summarise(make_manifest([*rows, row("g01_c09"), row("g22_c09", split="test")]))

@@ -136,7 +136,7 @@ class EpochOrder:
     Every item comes once an epoch. The batches are as few as `batch` allows and as equal as can be, so none is much
     smaller than the others, whose statistics it would disturb: 50 items in batches of 8 are 8, 7, 7, 7, 7, 7, 7.
     With several `ranks` (processes that train together, on any number of machines) each batch is shared out among
-    them, and `rank` gets its part: together they do what one process would.
+    them, and `rank` gets its part: together they read what one process would.
     """
 
     def __init__(

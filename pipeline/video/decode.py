@@ -3,7 +3,7 @@
 One ffmpeg process a video decodes and resizes every frame once, and every frame is JPEG-encoded once; the frame
 rates are then only choices among the encoded frames. Choosing inside ffmpeg (`-r`, the fps filter) would encode a
 kept frame once per rate, and in its constant-rate mode ffmpeg inserts a frame into every XviD file with packed
-B-frames, whose first timestamp is 1. Frames pass through one by one: memory does not grow with the video's length.
+B-frames, whose first timestamp is 1. Frames pass through one by one: of each, a few numbers stay in memory.
 """
 
 import errno
@@ -105,7 +105,7 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
     tick, fps = said.clock
     missing_bytes, avi_frames = _read_avi_header(path)
     pts = np.maximum.accumulate(pts)
-    if pts[0] == NO_PTS or (pts[-1] - pts[0]) * tick > 10 + len(pts):
+    if pts[0] == NO_PTS or (int(pts[-1]) - int(pts[0])) * tick > 10 + len(pts):
         raise VideoError("timestamps", f"make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {tick} s")
     gaps = np.diff(pts)
     return DecodedVideo(
@@ -221,6 +221,7 @@ class _Said:
     sound: bool = False
     packed: bool = False
     stopped: bool = False
+    changes: bool = False  # of the picture's size or pixel format
     complaint: str = ""  # the first line of level error or worse
 
 
@@ -235,6 +236,8 @@ def _check(said: _Said, status: int, path: Path, *, frames: int) -> None:
         raise RuntimeError(f"{ffmpeg_version()} is too old or lacks a part ({complaint}); 5.1 or newer is needed")
     if said.stream is None:
         raise VideoError("not a video", complaint or "no video stream in it")
+    if said.changes:  # ffmpeg begins again, with new notes
+        raise VideoError("damaged", "the picture changes its size or format")
     if status != 0 or complaint or not frames:
         raise VideoError("damaged", f"{complaint or 'no frame in it'} ({frames} frames decoded)")
     if said.clock is None:
@@ -249,7 +252,8 @@ def _read_log(file: Path) -> _Said:
                 said.complaint = re.sub(r"\s+", " ", match[1])[:300]
             elif not said.stream and "attached pic" not in line and (match := _STREAM.match(line)):
                 said.stream = match
-            elif not said.clock and (match := _CLOCK.match(line)):
+            elif match := _CLOCK.match(line):
+                said.changes = said.clock is not None
                 said.clock = Fraction(match["tick"]), Fraction(match["rate"])
             elif not said.seconds and (match := _DURATION.match(line)):
                 said.seconds = int(match["h"]) * 3600 + int(match["m"]) * 60 + float(match["s"])

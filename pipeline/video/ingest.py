@@ -35,6 +35,10 @@ from pipeline.video.digest import sha256_of
 from pipeline.video.plan import BAD, GOOD, DecodeConfig, Row
 from pipeline.video.shards import RATES, ShardFile
 
+# Read when it is imported: a worker that has been running since before an edit still runs the old code.
+_CODE = [sha256_of(Path(__file__).with_name(name)) for name in ("decode.py", "ingest.py", "plan.py", "shards.py")]
+PASSING = {"changed", "unreadable", "time limit"}  # reasons that another run may not meet
+
 
 @dataclass(frozen=True)
 class Task:
@@ -71,7 +75,7 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: De
     for folder in [work, *(folder / str(rate) for rate in RATES for folder in (work, out))]:
         folder.mkdir(parents=True, exist_ok=True)
     for left in work.glob("making-*"):
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)  # a killed run's decoder may still be writing there
     if finished:
         print(f"carrying on: {len(finished)} of {len(tasks)} shards are in {work}")
     # The largest first, so that no worker is left alone with one at the end.
@@ -89,11 +93,7 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: De
 
 def tools_digest() -> str:
     """Digest of the code that makes a shard, and of the versions of the decoder and the JPEG encoder."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256(f"{ffmpeg_version()}, simplejpeg {version('simplejpeg')}".encode())
-    for name in ("decode.py", "ingest.py", "plan.py", "shards.py"):
-        digest.update((here / name).read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{_CODE}, {ffmpeg_version()}, simplejpeg {version('simplejpeg')}".encode()).hexdigest()
 
 
 def _tasks(rows: Sequence[Row], paths: Mapping[str, Path], work: Path, config: DecodeConfig) -> list[Task]:
@@ -117,8 +117,13 @@ def _finished(task: Task) -> list[Row] | None:
     try:
         receipt = json.loads(task.receipt.read_text(encoding="utf-8"))
         sizes = {rate: task.tar(int(rate)).stat().st_size for rate in receipt["sizes"]}
-        if receipt["key"] == task.key() and sizes == receipt["sizes"]:
-            return [Row(**row) for row in receipt["rows"]]
+        rows = [Row(**row) for row in receipt["rows"]]
+        if (
+            receipt["key"] == task.key()
+            and sizes == receipt["sizes"]
+            and PASSING.isdisjoint(row.reason for row in rows)
+        ):
+            return rows
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
@@ -230,7 +235,12 @@ def _end_with_parent() -> None:
 
     def watch() -> None:
         multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+        try:
+            for children in Path("/proc/self/task").glob("*/children"):  # a decoder that hangs would stay
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+        finally:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -43,13 +43,9 @@ def make_manifest(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def check_verdicts(manifest: pd.DataFrame, config: DecodeConfig) -> None:
-    """ValueError when more than max_bad_fraction of the listed videos found are bad, with the list; and when a split
-    is left without a video."""
-    listed = manifest[(manifest["verdict"] != ABSENT) & (manifest["split"] != "none")]
+    """ValueError when more than max_bad_fraction of the listed videos found are bad, with the list."""
+    listed = _listed(manifest)
     bad = listed[listed["verdict"] == BAD]
-    if listed.empty:
-        found = (manifest["verdict"] != ABSENT).sum()
-        raise ValueError(f"none of the {found} files found is a video in the lists of decode.split {config.split}")
     if len(bad) > config.max_bad_fraction * len(listed):
         table = "\n".join(f"  {row.video}: {row.reason}, {row.detail}" for row in bad.itertuples())
         raise ValueError(
@@ -57,12 +53,24 @@ def check_verdicts(manifest: pd.DataFrame, config: DecodeConfig) -> None:
             f"{config.max_bad_fraction:g} (repair or remove these and index again with: dvc repro -s -f fetch, "
             f"or raise the fraction; the others are decoded and kept):\n{table}"
         )
+
+
+def check_splits(manifest: pd.DataFrame, config: DecodeConfig) -> None:
+    """ValueError when a split is left without a good video."""
+    listed = _listed(manifest)
+    if listed.empty:
+        found = (manifest["verdict"] != ABSENT).sum()
+        raise ValueError(f"none of the {found} files found is a video in the lists of decode.split {config.split}")
     filled = set(listed[listed["verdict"] == GOOD]["split"])
     if empty := [split for split in SPLITS if split not in filled]:
         raise ValueError(
             f"no good video for {' and '.join(empty)}: the lists of decode.split {config.split} and "
             f"decode.validation_groups {list(config.validation_groups)} leave none"
         )
+
+
+def _listed(manifest: pd.DataFrame) -> pd.DataFrame:
+    return manifest[(manifest["verdict"] != ABSENT) & (manifest["split"] != "none")]
 
 
 def check_accounts(manifest: pd.DataFrame, index: pd.DataFrame, shards: Path) -> None:
@@ -87,8 +95,7 @@ def summarise(manifest: pd.DataFrame) -> dict[str, object]:
     """Counts for metrics/decode.json; `found` is always good + bad, and the reasons of `bad` add up to it."""
     good, bad = (manifest[manifest["verdict"] == verdict] for verdict in (GOOD, BAD))
     seconds = sum(frames / Fraction(rate) for frames, rate in zip(good["frames"], good["rate"], strict=True))
-    found = manifest[(manifest["verdict"] != ABSENT) & (manifest["sha256"] != "") & (manifest["bytes"] > 0)]
-    by_content = found.groupby("sha256")
+    by_content = good.groupby("sha256")
     in_test = good[good["split"] == "test"]
     return {
         "videos": {
