@@ -1,6 +1,7 @@
 """Stage decode: data/raw -> WebDataset shards at 25, 15 and 10 fps, and the manifest."""
 
 import shutil
+import signal
 from pathlib import Path
 
 from pipeline.params import load_section
@@ -16,6 +17,9 @@ WORK = Path("runs/decode")  # finished shards, until all are
 
 
 def main() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C: any moment is a good one to stop, and the next run carries on
     config = load_section("params.yaml", "decode", DecodeConfig)
     raw, shards = Path("data/raw"), Path("data/shards")
     index, paths = read_index(raw)

@@ -115,7 +115,7 @@ def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
         ("features.batch", "3", {"features"}),
         ("probe.hidden", "17", PROBES),
         ("decode.jpeg_quality", "90", {"decode"}),
-        ("decode.scheduler", "1", set()),
+        ("decode.scheduler", "1", {"decode"}),
         ("source.motions.seed", "9", {"fetch"}),
     ],
 )
