@@ -17,9 +17,8 @@ WORK = Path("runs/decode")  # finished shards, until all are
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C: any moment is a good one to stop, and the next run carries on
+    # Ctrl-C: any moment is a good one to stop, and the next run carries on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = load_section("params.yaml", "decode", DecodeConfig)
     raw, shards = Path("data/raw"), Path("data/shards")
     index, paths = read_index(raw)
