@@ -6,7 +6,7 @@ from pipeline.evaluation.figures import prediction_sheet
 from pipeline.evaluation.score import EvaluateConfig, score
 from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics
-from pipeline.training.checkpoint import load_model
+from pipeline.training.model_file import load_model
 from pipeline.video.shards import open_videos
 from stages.entry import matrix_item, run
 

@@ -6,7 +6,7 @@ from pipeline.device import pick_device
 from pipeline.params import load_section
 from pipeline.probe.features import FeaturesConfig, extract
 from pipeline.results import write_metrics
-from pipeline.training.checkpoint import load_model
+from pipeline.training.model_file import load_model
 from pipeline.video.shards import open_videos
 from stages.entry import run
 

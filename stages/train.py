@@ -1,5 +1,7 @@
 """Stage train: shards -> models/<model>.safetensors, through the frame-rate curriculum."""
 
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -7,8 +9,11 @@ import torch
 from pipeline.nets.encoder import load_weights
 from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
-from pipeline.training.checkpoint import ModelCard, build_net, save_model
-from pipeline.training.loop import STATE, TrainConfig, train
+from pipeline.training.config import TrainConfig
+from pipeline.training.hardware import HardwareConfig, make_fabric
+from pipeline.training.logs import make_loggers
+from pipeline.training.loop import STATE, train
+from pipeline.training.model_file import ModelCard, build_net, save_model
 from pipeline.video.shards import RATES
 from stages.entry import matrix_item, run
 
@@ -16,7 +21,15 @@ from stages.entry import matrix_item, run
 def main() -> None:
     name = matrix_item("train", MODELS)
     config = load_section("params.yaml", f"train.{name}", TrainConfig)
-    shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
+    start_ranks(config.hardware, name)
+    run_folder = Path("runs", f"train_{name}")
+    fabric = make_fabric(
+        config.hardware,
+        key=f"train.{name}.hardware",
+        height=config.height,
+        width=config.width,
+        loggers=make_loggers(run_folder, name=name, wandb=config.wandb),
+    )
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
     card = ModelCard(
         name,
@@ -31,8 +44,10 @@ def main() -> None:
     )
     net = build_net(card)
     card.encoder.update(load_weights(net.encoder, config.encoder))
-    run_folder = Path("runs", f"train_{name}")
-    record = train(net, config, shards, name=name, run=run_folder)
+    shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
+    record = train(fabric, net, config, shards, name=name, run=run_folder)
+    if not fabric.is_global_zero:
+        return
 
     save_model(Path(f"models/{name}.safetensors"), net, card)
     write_table(Path(f"plots/train_{name}.csv"), record.curve)
@@ -48,6 +63,21 @@ def main() -> None:
         },
     )
     (run_folder / STATE).unlink()
+
+
+def start_ranks(hardware: HardwareConfig, name: str) -> None:
+    """Becomes torchrun with a process a device, unless one is enough or torchrun has started this one."""
+    if hardware.ranks == 1 or torch.distributed.is_torchelastic_launched():
+        return
+    stage = ["--nproc-per-node", str(hardware.devices), "-m", "stages.train", name]
+    if hardware.nodes > 1:
+        raise ValueError(
+            f"train.{name}.hardware.nodes: {hardware.nodes}; start it on each of these machines, HOST being one of "
+            f"them, with: torchrun --nnodes {hardware.nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
+            f"{' '.join(stage)}, and then record its result with: dvc commit train@{name}"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // hardware.devices)))
+    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", "--standalone", *stage])
 
 
 if __name__ == "__main__":

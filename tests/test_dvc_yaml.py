@@ -28,7 +28,7 @@ def test_code_deps_are_the_import_closure(name: str, variant: str) -> None:
 
 
 def test_stages_that_build_networks_depend_on_the_variant() -> None:
-    builders = {name for name in STAGES if "pipeline/training/checkpoint.py" in STAGES[name]["deps"]}
+    builders = {name for name in STAGES if "pipeline/training/model_file.py" in STAGES[name]["deps"]}
     assert builders == {"train", "evaluate", "features"}
     assert builders == {name for name in STAGES if any("nets/$" in dep for dep in STAGES[name]["deps"])}
 

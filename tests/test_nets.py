@@ -54,7 +54,7 @@ def test_feature_counts_of_the_report() -> None:
     net = lvln.build(lvln.Config(64, "bilinear"), Encoder(), height=128, width=160).eval()
     with torch.no_grad():
         _, states = net(torch.rand(1, 3, 128, 160))
-    sizes = [state[0].numel() for state in states]
+    sizes = [sum(h[0].numel() for h in hidden) for hidden in states]
     assert sizes[-1] == 15_360
     assert sum(sizes[:-1]) == 128 * 10_080
 
@@ -98,8 +98,7 @@ def test_batched_encoding_equals_step_by_step(name: str) -> None:
         for t in range(4):
             frame, states = net(seeds[:, t], states)
     torch.testing.assert_close(got[:, 0], frame, rtol=1e-4, atol=1e-5)
-    for a, b in zip(got_states, states, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got_states, states, rtol=1e-4, atol=1e-5)
 
 
 def test_order_of_seeds_matters_and_batch_members_do_not_mix() -> None:
@@ -180,18 +179,20 @@ def test_lateral_block_carries_the_tap_past_the_memory() -> None:
     block = LateralBlock(8, 4, height=6, width=6, location=True)
     x = torch.randn(2, 8, 6, 6)
     projected = block.project(x)
-    features, state = block(projected, None)
-    assert features.shape == (2, 16, 6, 6)
-    assert state.shape == (2, 12, 6, 6)
-    torch.testing.assert_close(features[:, :4], block.point(x))
-    torch.testing.assert_close(features[:, 4:], state)
-    torch.testing.assert_close(block(projected, torch.zeros_like(state))[1], state)  # the initial state is zero
-    features, _ = block(projected, state)
-    torch.testing.assert_close(features[:, :4], block.point(x))
+    hidden = block(projected, None)
+    assert [h.shape for h in hidden] == 3 * [(2, 4, 6, 6)]
+    point, *rest = block.features(x, hidden)
+    torch.testing.assert_close(point, block.point(x))
+    torch.testing.assert_close(tuple(rest), hidden)
+    zeros = tuple(map(torch.zeros_like, hidden))
+    torch.testing.assert_close(block(projected, zeros), hidden)  # the initial state is zero
+    assert not torch.allclose(block(projected, hidden)[0], hidden[0])
 
 
 def test_encoder_taps_match_their_description() -> None:
-    taps = Encoder()(torch.rand(2, 3, 64, 96))
+    encoder = Encoder()
+    taps = encoder(torch.rand(2, 3, 64, 96))
+    taps["layer4"] = encoder.deepest(taps["layer3"])
     assert {name: (tap.shape[1], 64 // tap.shape[2], 96 // tap.shape[3]) for name, tap in taps.items()} == {
         name: (tap.channels, tap.stride, tap.stride) for name, tap in TAPS.items()
     }
@@ -210,8 +211,40 @@ def test_encoder_equals_torchvisions_own_extractor() -> None:
     normalised = (images - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
         [0.229, 0.224, 0.225]
     ).view(3, 1, 1)
-    for name, tap in encoder(images).items():
-        torch.testing.assert_close(tap, reference(normalised)[name])
+    expected = reference(normalised)
+    taps = encoder(images)
+    assert list(taps) == ["conv1", "layer1", "layer2", "layer3"]
+    for name, tap in (taps | {"layer4": encoder.deepest(taps["layer3"])}).items():
+        torch.testing.assert_close(tap, expected[name])
+
+
+def test_fused_encoder_is_the_encoder() -> None:
+    """Batch norms folded into the convolutions: equal up to rounding, gradients too; nothing of it is saved."""
+    torch.manual_seed(0)
+    encoder = Encoder()
+    load_weights(encoder, "random")
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.uniform_(module.bias, -1, 1)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+
+    def outputs() -> list[torch.Tensor]:
+        taps = encoder(images)
+        taps["layer4"] = encoder.deepest(taps["layer3"])
+        (gradient,) = torch.autograd.grad(sum(tap.square().mean() for tap in taps.values()), images)
+        return [*taps.values(), gradient]
+
+    expected = outputs()
+    encoder.fuse(torch.float32)
+    for got, tensor in zip(outputs(), expected, strict=True):
+        assert float((got - tensor).norm() / tensor.norm()) < 1e-5
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in encoder._fused[0].modules()) == 0
+    assert encoder.state_dict().keys() == before.keys()
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+    encoder.fuse(None)
+    assert all(map(torch.equal, outputs(), expected))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -239,7 +272,7 @@ def test_gradients_reach_the_first_seed_and_flow_through_fed_back_predictions() 
     seeds = torch.rand(1, 3, 3, 32, 64, requires_grad=True)
     decoded = []
     decode = net.decode
-    net.decode = lambda features: decoded.append(decode(features)) or decoded[-1]
+    net.decode = lambda *fed: decoded.append(decode(*fed)) or decoded[-1]
     predictions, _ = predict(net, seeds, horizon=2, clip_feedback=False)
     decoded[0].retain_grad()
     predictions[:, 1].sum().backward()
@@ -254,7 +287,7 @@ def test_random_encoder_is_scaled_like_a_trained_one() -> None:
     assert load_weights(encoder, "random")["weights"] == "random"
     first = {key: value.clone() for key, value in encoder.state_dict().items()}
     taps = encoder(torch.rand(4, 3, 64, 64))
-    assert all(0.1 < float(tap.std()) < 10 for tap in taps.values())
+    assert all(0.1 < float(tap.std()) < 10 for tap in (*taps.values(), encoder.deepest(taps["layer3"])))
     assert not any(module.training for module in encoder.modules())
     load_weights(encoder, "random")
     assert all(torch.equal(first[key], value) for key, value in encoder.state_dict().items())

@@ -11,8 +11,8 @@ import torch
 from pipeline.nets.rollout import predict
 from pipeline.probe.classifier import ProbeConfig, Subset, chance, read_features, run_probe, summarise, top_k
 from pipeline.probe.features import extract, select, watch
-from pipeline.training.checkpoint import ModelCard
 from pipeline.training.losses import LossConfig
+from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import as_images
 from pipeline.video.shards import open_videos
 from tests.test_nets import VARIANTS, small
@@ -37,7 +37,7 @@ def test_the_reports_choices_and_their_sizes() -> None:
     shapes = [(192, 64, 80), (192, 32, 40), (192, 16, 20), (192, 8, 10)]
     sizes = [int(np.prod(shape)) for shape in shapes]
     numbers = torch.arange(sum(sizes)).split(sizes)
-    states = tuple(part.view(1, *shape) for part, shape in zip(numbers, shapes, strict=True))
+    states = tuple(part.view(1, *shape).chunk(3, 1) for part, shape in zip(numbers, shapes, strict=True))
     chosen = select(states)
     assert chosen["deepest"].shape == (1, 15_360)
     assert chosen["subsample"].shape == (1, 10_080)
@@ -55,6 +55,7 @@ def test_videos_of_different_lengths_advance_together(name: str) -> None:
         with torch.no_grad():
             _, states = predict(net, as_images(video, height=32, width=32)[None], horizon=1, clip_feedback=True)
             taps = net.encoder(as_images(video, height=32, width=32))
+            taps["layer4"] = net.encoder.deepest(taps["layer3"])
         for key, value in select(states).items():
             torch.testing.assert_close(together[key][i], value[0], rtol=1e-3, atol=1e-4)
         expected = torch.cat([tap.mean((0, 2, 3)) for tap in taps.values()])

@@ -1,6 +1,7 @@
 """Metrics and losses against independent implementations, and what is scored against what."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.quality import PSNR_CAP, Quality, psnr
 from pipeline.evaluation.score import EvaluateConfig, score
 from pipeline.nets.rollout import predict
-from pipeline.training.checkpoint import ModelCard
-from pipeline.training.loop import Routine, step_loss
 from pipeline.training.losses import LossConfig, loss_per_image, ssim
+from pipeline.training.model_file import ModelCard
+from pipeline.training.step import Routine
 from pipeline.video.shards import open_videos
 from tests.videos import stored_video
 
@@ -97,15 +98,15 @@ class Counting(torch.nn.Module):
         self.dummy = torch.nn.Parameter(torch.zeros(()))
         self.fed: list[float] = []
 
-    def encode(self, frames: Tensor) -> list[Tensor]:
-        return [frames]
+    def encode(self, frames: Tensor) -> dict[str, list[Tensor]]:
+        return {"frame": [frames]}
 
-    def observe(self, encoded: list[Tensor], states: object = None) -> tuple[list[Tensor], tuple]:
-        self.fed.append(round(float(encoded[0].detach().mean() / self.unit)))
-        return encoded, ()
+    def observe(self, encoded: dict[str, list[Tensor]], states: object = None) -> tuple:
+        self.fed.append(round(float(encoded["frame"][0].detach().mean() / self.unit)))
+        return ()
 
-    def decode(self, features: list[Tensor]) -> Tensor:
-        return features[0] + self.unit + 0 * self.dummy
+    def decode(self, encoded: dict[str, list[Tensor]], states: tuple) -> Tensor:
+        return encoded["frame"][0] + self.unit + 0 * self.dummy
 
 
 def test_prediction_k_answers_for_frame_n_in_plus_k() -> None:
@@ -116,11 +117,13 @@ def test_prediction_k_answers_for_frame_n_in_plus_k() -> None:
     assert (predictions * 255).round().mean((0, 2, 3, 4)).tolist() == [3, 4, 5]
     assert net.fed == [0, 1, 2, 3, 4]  # the seeds, then predictions 1 and 2: nothing thrown away, nothing twice
 
-    config = type("Config", (), {"seeds": 3, "horizon": 3, "height": 16, "width": 16, "loss": LossConfig(0, 1, 0)})
-    losses = step_loss(Routine(net, horizon=3, clip_feedback=True), clip, config)
+    config = SimpleNamespace(
+        seeds=3, horizon=3, height=16, width=16, clip_feedback=True, loss=LossConfig(dssim=0, l1=1, l2=0)
+    )
+    losses = Routine(net, config)(clip)
     assert losses.shape == (2, 3)
     assert losses.max() < 1e-6
-    late = step_loss(Routine(net, horizon=3, clip_feedback=True), clip.flip(1), config)  # 5 4 3 | 2 1 0
+    late = Routine(net, config)(clip.flip(1))  # 5 4 3 | 2 1 0
     torch.testing.assert_close(late[0], torch.tensor([2.0, 4.0, 6.0]) / 255)  # predicts 4 5 6
 
 

@@ -16,15 +16,28 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from pipeline.params import from_dict
-from pipeline.training.checkpoint import ModelCard, build_net, load_model, load_state, save_model, save_state
-from pipeline.training.loop import OptimizerConfig, TrainConfig, learning_rate, phase_clips, train
+from pipeline.training.checkpoint import load_state, save_state
+from pipeline.training.config import OptimizerConfig, TrainConfig
+from pipeline.training.hardware import make_fabric
+from pipeline.training.logs import make_loggers
+from pipeline.training.loop import phase_clips, train
 from pipeline.training.losses import LossConfig
+from pipeline.training.model_file import ModelCard, build_net, load_model, save_model
+from pipeline.training.step import learning_rate
 from pipeline.video.shards import RATES
 from tests.videos import stored_video
 
 ROOT = Path(__file__).parents[1]
 
 CLIPS = {"step": 4, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"}
+HARDWARE = {
+    "device": "cpu",
+    "devices": 1,
+    "nodes": 1,
+    "strategy": "auto",
+    "precision": "auto",
+    "compile": "auto",
+}
 SETTINGS = {
     "seed": 0,
     "net": {"width": 4, "upsample": "pixel_shuffle"},
@@ -40,8 +53,7 @@ SETTINGS = {
     "loss": {"dssim": 1.0, "l1": 1.0, "l2": 0.0},
     "optimizer": {"lr": 0.003, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0},
     "early_stopping": {"patience": 0, "validation_clips": 8},
-    "device": "cpu",
-    "precision": "auto",
+    "hardware": HARDWARE,
     "checkpoint_minutes": 1000.0,
     "wandb": "disabled",
 }
@@ -52,13 +64,17 @@ def config(**changes: object) -> TrainConfig:
 
 
 def card(settings: TrainConfig) -> ModelCard:
-    return ModelCard("lvln", settings.net, 32, 32, settings.seeds, settings.horizon, True, settings.loss, {"a": 1})
+    size = (settings.height, settings.width)
+    return ModelCard("lvln", settings.net, *size, settings.seeds, settings.horizon, True, settings.loss, {"a": 1})
 
 
 def run(settings: TrainConfig, shards: Path, folder: Path):
     torch.manual_seed(settings.seed)
     net = build_net(card(settings))
-    record = train(net, settings, {rate: shards / str(rate) for rate in RATES}, name="lvln", run=folder)
+    loggers = make_loggers(folder, name="lvln", wandb=settings.wandb)
+    size = {"height": settings.height, "width": settings.width}
+    fabric = make_fabric(settings.hardware, key="train.lvln.hardware", **size, loggers=loggers)
+    record = train(fabric, net, settings, {rate: shards / str(rate) for rate in RATES}, name="lvln", run=folder)
     return net, record
 
 
@@ -146,13 +162,19 @@ def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
     assert min(losses[:-2]) <= min(losses[-2:])
 
 
-def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
+def test_learning_rate_warms_up_is_held_and_falls_along_a_cosine() -> None:
     settings = OptimizerConfig(lr=0.1, weight_decay=0, warmup_steps=4, clip_norm=1)
-    rates = [learning_rate(settings, step, total=24) for step in range(24)]
+    rates = [learning_rate(settings, step, decay_from=0, total=24) for step in range(24)]
     assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert rates[14] == pytest.approx(0.05)
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     assert 0 < rates[-1] < 0.001
+    held = [learning_rate(settings, step) for step in range(24)]
+    assert held[:4] == rates[:4]
+    assert set(held[4:]) == {0.1}
+    late = [learning_rate(settings, step, decay_from=10, total=24) for step in range(24)]
+    assert late[:11] == held[:11]
+    assert late[17] == pytest.approx(0.05)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_phase(shards: Path, tmp_path: Path) -> None:
@@ -168,18 +190,17 @@ def test_a_second_trainer_is_refused(shards: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_a_clear_error(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"train\.lvln\.device: cuda, but torch sees no GPU"):
-        run(config(device="cuda"), shards, tmp_path)
+    with pytest.raises(ValueError, match=r"train\.lvln\.hardware\.device: cuda, but torch sees no GPU"):
+        run(config(hardware=HARDWARE | {"device": "cuda"}), shards, tmp_path)
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
-    """At 64 × 64: on smaller maps than its kernel, oneDNN's bf16 weight gradient is not finite now and then."""
-    for split in ("train", "validation"):
-        stored_video(tmp_path / "10", 40, split=split, size=64)
-    settings = config(precision="bf16-mixed", curriculum=[{"fps": 10, "epochs": 4}], height=64, width=64, batch=4)
-    torch.manual_seed(0)
-    net = build_net(replace(card(settings), height=64, width=64))
-    record = train(net, settings, {10: tmp_path / "10"}, name="lvln", run=tmp_path)
+    for fps in RATES:
+        for split in ("train", "validation"):
+            stored_video(tmp_path / str(fps), 40, split=split, size=64)
+    hardware = HARDWARE | {"precision": "bf16-mixed"}
+    settings = config(hardware=hardware, curriculum=[{"fps": 10, "epochs": 4}], height=64, width=64, batch=4)
+    net, record = run(settings, tmp_path, tmp_path)
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
     assert record.validation[-1]["loss"] < record.validation[0]["loss"]
 
@@ -207,19 +228,18 @@ def test_model_files_say_how_to_use_them(tmp_path: Path) -> None:
         load_model(tmp_path / "lvln.safetensors")
 
 
-def test_state_of_another_run_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_state_of_another_run_is_not_used(tmp_path: Path) -> None:
     assert load_state(tmp_path / "state.pt", "a") is None
     save_state(tmp_path / "state.pt", {"fingerprint": "a", "step": 3})
     assert load_state(tmp_path / "state.pt", "a")["step"] == 3
     assert load_state(tmp_path / "state.pt", "b") is None
-    assert "starting afresh" in capsys.readouterr().err
 
 
 WORKER = """
 import sys, torch
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from pipeline.training.checkpoint import save_model
+from pipeline.training.model_file import save_model
 from tests.test_training import CLIPS, card, config, run
 settings = config(checkpoint_minutes=1e-9, clips=CLIPS | {{"workers": {workers}}})
 net, record = run(settings, Path({shards!r}), Path({folder!r}))

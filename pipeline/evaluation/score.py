@@ -17,7 +17,7 @@ from pipeline.evaluation.quality import Quality
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.params import AtLeast, Between
-from pipeline.training.checkpoint import ModelCard
+from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import Clips, EpochOrder, as_images, load
 from pipeline.video.shards import StoredVideo
 

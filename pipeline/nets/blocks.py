@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 KERNELS = (3, 5, 7)  # of a lateral block's three ConvGRUs
 
+Hidden = tuple[Tensor, ...]  # of those three: (B, branch, H, W) each
+
 
 class LocationConv(nn.Module):
     """1×1 convolution plus a learned map of where it is: conv(x) + Σ_k B[h, w, k] · E[h, w, k].
@@ -57,7 +59,7 @@ class ConvGRU(nn.Module):
             return z * torch.tanh(candidate)
         z, r = torch.sigmoid(gates + self.gates(h)).chunk(2, 1)
         n = torch.tanh(candidate + self.candidate(r * h))
-        return (1 - z) * h + z * n
+        return torch.addcmul(h, z, n - h)
 
 
 class LateralBlock(nn.Module):
@@ -68,7 +70,6 @@ class LateralBlock(nn.Module):
 
     def __init__(self, channels_in: int, branch: int, *, height: int, width: int, location: bool):
         super().__init__()
-        self.branch = branch
         self.point = (
             LocationConv(channels_in, branch, height=height, width=width)
             if location
@@ -76,18 +77,20 @@ class LateralBlock(nn.Module):
         )
         self.grus = nn.ModuleList(ConvGRU(channels_in, branch, kernel=kernel) for kernel in KERNELS)
 
-    def project(self, x: Tensor) -> Tensor:
-        """All that does not depend on the state: x (N, channels_in, H, W), N frames of any time
-        -> (N, 10·branch, H, W), the 1×1 branch and the ConvGRUs' input halves."""
-        return torch.cat([self.point(x), *(gru.from_input(x) for gru in self.grus)], 1)
+    def project(self, x: Tensor) -> list[Tensor]:
+        """What a step needs of a frame and does not depend on the state: the tap x (N, channels_in, H, W), N frames of
+        any time -> the ConvGRUs' input halves (N, 3·branch, H, W) each."""
+        return [gru.from_input(x) for gru in self.grus]
 
-    def forward(self, projected: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One step: projected (B, 10·branch, H, W), state (B, 3·branch, H, W) or None at the start
-        -> features (B, 4·branch, H, W), the 1×1 branch and the new state; and the new state."""
-        point, *inputs = projected.split([self.branch] + [3 * self.branch] * len(KERNELS), 1)
-        hidden = [None] * len(KERNELS) if state is None else state.chunk(len(KERNELS), 1)
-        state = torch.cat([gru(x, h) for gru, x, h in zip(self.grus, inputs, hidden, strict=True)], 1)
-        return torch.cat([point, state], 1), state
+    def forward(self, projected: list[Tensor], hidden: Hidden | None) -> Hidden:
+        """One step: what `project` made of B frames, and the hidden states (None at the start) -> the next ones."""
+        hidden = hidden or (None,) * len(projected)
+        return tuple(gru(x, h) for gru, x, h in zip(self.grus, projected, hidden, strict=True))
+
+    def features(self, x: Tensor, hidden: Hidden) -> list[Tensor]:
+        """What the decoder gets, to be concatenated to (B, 4·branch, H, W): the tap x through the 1×1 convolution, and
+        the states after it."""
+        return [self.point(x), *hidden]
 
 
 def decoder_block(channels_in: int, base: int, *, shuffle: int = 2, norm: bool = True) -> nn.Sequential:

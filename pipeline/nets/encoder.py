@@ -5,6 +5,7 @@ Shapes: N images, H × W pixels; a tap is (N, channels, H / stride, W / stride).
 
 import hashlib
 import pickle
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -12,7 +13,8 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 from torch.hub import get_dir
-from torchvision.models import ResNet18_Weights, resnet18
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the weights expect
 
@@ -45,11 +47,30 @@ class Encoder(nn.Module):
         del self.resnet.fc
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self._fused: tuple[ResNet, ...] = ()
         self.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> "Encoder":
         return super().train(False)
+
+    def fuse(self, dtype: torch.dtype | None) -> None:
+        """From now on computes with a copy of the weights as they are, on their device: each batch norm folded into
+        its convolution, and cast to `dtype` once instead of at every call. Equal up to rounding; the module's own
+        weights, which are what is saved, stay as they are. None: computes with those again."""
+        if dtype is None:
+            self._fused = ()
+            return
+        resnet = deepcopy(self.resnet)
+        for block in resnet.modules():
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2")):
+                if hasattr(block, conv):
+                    setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+                    setattr(block, norm, nn.Identity())
+            if getattr(block, "downsample", None):
+                block.downsample = fuse_conv_bn_eval(*block.downsample)
+        # In a tuple, so that it is no submodule of this one and not in its state dict.
+        self._fused = (resnet.to(dtype, memory_format=torch.channels_last),)
 
     def normalise(self, images: Tensor) -> Tensor:
         """[0, 1] -> the range that ImageNet weights expect."""
@@ -59,14 +80,18 @@ class Encoder(nn.Module):
         return images * self.std + self.mean
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) in [0, 1], H and W multiples of 32 -> the taps by name."""
-        net = self.resnet
+        """(N, 3, H, W) in [0, 1], H and W multiples of 32 -> the taps conv1 … layer3 by name."""
+        net = self._fused[0] if self._fused else self.resnet
         taps = {"conv1": net.relu(net.bn1(net.conv1(self.normalise(images))))}
         taps["layer1"] = net.layer1(net.maxpool(taps["conv1"]))
         taps["layer2"] = net.layer2(taps["layer1"])
         taps["layer3"] = net.layer3(taps["layer2"])
-        taps["layer4"] = net.layer4(taps["layer3"])
         return taps
+
+    def deepest(self, layer3: Tensor) -> Tensor:
+        """layer3 -> layer4, which is needed of those frames alone after which a frame is predicted."""
+        net = self._fused[0] if self._fused else self.resnet
+        return net.layer4(layer3)
 
 
 def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
@@ -132,7 +157,7 @@ def _calibrate(encoder: Encoder) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative mean: after one batch, that batch's statistics
         norm.training = True
-    encoder(images)
+    encoder.deepest(encoder(images)["layer3"])
     for norm in norms:
         norm.momentum = 0.1
     encoder.train()

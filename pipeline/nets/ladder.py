@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.nets.blocks import LateralBlock, decoder_block
+from pipeline.nets.blocks import Hidden, LateralBlock, decoder_block
 from pipeline.nets.encoder import TAPS, Encoder
 
-States = tuple[Tensor, ...]  # hidden states of C1 … C4: (B, 3·branch, H / stride, W / stride) each
+States = tuple[Hidden, ...]  # of C1 … C4, three ConvGRUs each: (B, branch, H / stride, W / stride)
+
+Encoded = dict[str, list[Tensor]]  # of N frames, by tap: the tap, and, for a rung, what its ConvGRUs need of it
 
 
 @dataclass(frozen=True)
@@ -69,40 +71,46 @@ class Ladder(nn.Module):
         self.head = head
 
     def tap(self, frames: Tensor) -> dict[str, Tensor]:
-        """Frames (N, 3, H, W) -> the inputs of the rungs by name, and layer4."""
+        """Frames (N, 3, H, W) -> the inputs of the rungs by name, and layer3."""
         return self.encoder(frames)
 
-    def project(self, taps: dict[str, Tensor]) -> list[Tensor]:
-        """The taps -> what `observe` needs of a frame: the projected inputs of C1 … C4, then layer4."""
-        projected = [block.project(taps[name]) for block, name in zip(self.lateral, self.taps, strict=True)]
-        return [*projected, taps["layer4"]]
+    def project(self, taps: dict[str, Tensor]) -> Encoded:
+        """The taps -> what `observe` and `decode` need of the frames."""
+        lateral = dict(zip(self.taps, self.lateral, strict=True))
+        return {name: [x, *(lateral[name].project(x) if name in lateral else ())] for name, x in taps.items()}
 
-    def encode(self, frames: Tensor) -> list[Tensor]:
-        """Frames (N, 3, H, W) -> what `observe` needs of them. Knows nothing of time, so that all frames already
-        at hand go through it in one batch."""
+    def encode(self, frames: Tensor) -> Encoded:
+        """Frames (N, 3, H, W) -> what is needed of them. Knows nothing of time, so that all frames already at hand go
+        through it in one batch."""
         return self.project(self.tap(frames))
 
-    def observe(self, encoded: list[Tensor], states: States | None = None) -> tuple[list[Tensor], States]:
-        """Feeds one encoded frame; states None: nothing seen yet.
+    def observe(self, encoded: Encoded, states: States | None = None) -> States:
+        """Feeds one encoded frame; states None: nothing seen yet. Returns the new hidden states."""
+        levels = zip(self.lateral, self.taps, states or (None,) * len(self.taps), strict=True)
+        return tuple(block(encoded[name][1:], hidden) for block, name, hidden in levels)
 
-        Returns what `decode` needs (the features of C1 … C4, then layer4) and the new hidden states."""
-        *inputs, deepest = encoded
-        old = states or [None] * len(inputs)
-        outputs = [block(x, h) for block, x, h in zip(self.lateral, inputs, old, strict=True)]
-        return [*(features for features, _ in outputs), deepest], tuple(state for _, state in outputs)
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        """The prediction of the frame after the last one observed: (B, 3, H, W), near [0, 1] but not clipped."""
-        *lateral, deepest = features
-        x = self.bottom(deepest)
+    def decode(self, encoded: Encoded, states: States) -> Tensor:
+        """The last frame fed and the states after it -> the prediction of the next frame: (B, 3, H, W), near [0, 1]
+        but not clipped."""
+        levels = zip(self.lateral, self.taps, states, strict=True)
+        lateral = [block.features(encoded[name][0], hidden) for block, name, hidden in levels]  # C1 … C4
+        x = self.bottom(self.encoder.deepest(encoded["layer3"][0]))
         for block, c in zip(self.decoder, reversed(lateral[1:]), strict=True):
-            x = block(torch.cat([c, x], 1))
-        return self.encoder.denormalise(self.head(torch.cat([lateral[0], x], 1)))
+            x = block(torch.cat([*c, x], 1))
+        return self.encoder.denormalise(self.head(torch.cat([*lateral[0], x], 1)))
 
     def forward(self, frame: Tensor, states: States | None = None) -> tuple[Tensor, States]:
         """One step: the frame seen (B, 3, H, W) -> the prediction of the next frame, and the hidden states."""
-        features, states = self.observe(self.encode(frame), states)
-        return self.decode(features), states
+        encoded = self.encode(frame)
+        states = self.observe(encoded, states)
+        return self.decode(encoded, states), states
+
+
+def split(encoded: Encoded, size: int) -> list[Encoded]:
+    """Runs of `size` frames each."""
+    parts = {name: [x.split(size) for x in tensors] for name, tensors in encoded.items()}
+    runs = len(next(iter(parts.values()))[0])
+    return [{name: [part[i] for part in tensors] for name, tensors in parts.items()} for i in range(runs)]
 
 
 def half_resolution(encoder: Encoder, *, branch: int, upsample: str, height: int, width: int) -> Ladder:

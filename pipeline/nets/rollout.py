@@ -16,7 +16,7 @@ Shapes: B batch, T time, H × W pixels; images in [0, 1].
 import torch
 from torch import Tensor
 
-from pipeline.nets.ladder import Ladder, States
+from pipeline.nets.ladder import Ladder, States, split
 
 
 def predict(net: Ladder, seeds: Tensor, *, horizon: int, clip_feedback: bool) -> tuple[Tensor, States]:
@@ -29,14 +29,15 @@ def predict(net: Ladder, seeds: Tensor, *, horizon: int, clip_feedback: bool) ->
         raise ValueError(f"seeds: shape {tuple(seeds.shape)}, expected (B, T, 3, H, W) with at least one frame")
     if horizon < 1:
         raise ValueError(f"horizon: {horizon}, expected at least 1")
-    batch, steps = seeds.shape[:2]
-    encoded = [part.unflatten(0, (batch, steps)) for part in net.encode(seeds.flatten(0, 1))]  # (B, T, …) each
+    batch = len(seeds)
+    # All seeds in one batch, the B frames of a time side by side.
+    encoded = split(net.encode(seeds.transpose(0, 1).flatten(0, 1)), batch)
     states = None
-    for t in range(steps):
-        features, states = net.observe([part[:, t] for part in encoded], states)
-    predictions = [net.decode(features)]
+    for now in encoded:
+        states = net.observe(now, states)
+    predictions = [net.decode(now, states)]
     while len(predictions) < horizon:
-        fed = predictions[-1].clamp(0, 1) if clip_feedback else predictions[-1]
-        features, states = net.observe(net.encode(fed), states)
-        predictions.append(net.decode(features))
+        now = net.encode(predictions[-1].clamp(0, 1) if clip_feedback else predictions[-1])
+        states = net.observe(now, states)
+        predictions.append(net.decode(now, states))
     return torch.stack(predictions, 1), states

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pipeline.nets.encoder import TAPS
 from pipeline.nets.ladder import Ladder, States
 from pipeline.params import AtLeast
-from pipeline.training.checkpoint import ModelCard
+from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import as_images, read_frames
 from pipeline.video.shards import StoredVideo
 
@@ -40,8 +40,8 @@ class FeaturesConfig:
 
 
 def select(states: States) -> dict[str, Tensor]:
-    """Hidden states of C1 … C4, (B, C, H, W) each -> the stored choices, (B, numbers) each."""
-    *shallow, deepest = (state.flatten(1) for state in states)
+    """Hidden states of C1 … C4 -> the stored choices, (B, numbers) each."""
+    *shallow, deepest = (torch.cat(hidden, 1).flatten(1) for hidden in states)
     return {"deepest": deepest, "subsample": torch.cat(shallow, 1)[:, ::SUBSAMPLE]}
 
 
@@ -60,8 +60,9 @@ def watch(net: Ladder, videos: Sequence[Tensor], *, height: int, width: int) -> 
         active = sum(len(video) > t for video in videos)
         stacked = torch.stack([videos[i][t] for i in order[:active]]).to(device)
         taps = net.tap(as_images(stacked, height=height, width=width))
-        states = tuple(state[:active] for state in states) if states else None
-        _, states = net.observe(net.project(taps), states)
+        taps["layer4"] = net.encoder.deepest(taps["layer3"])
+        states = tuple(tuple(h[:active] for h in hidden) for hidden in states) if states else None
+        states = net.observe(net.project(taps), states)
         pooled = torch.cat([taps[name].mean((2, 3)) for name in TAPS], 1)
         encoder_sums = pooled if encoder_sums is None else encoder_sums[:active] + pooled
         ending = [row for row in range(active) if len(videos[order[row]]) == t + 1]

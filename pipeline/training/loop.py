@@ -1,35 +1,38 @@
 """The training loop: the frame-rate curriculum, phase by phase, epoch by epoch, step by step.
 
-Order of events: build the clips of every phase; continue from the state in the run folder if there is one; train;
-after each epoch score the validation groups; keep the weights that score best in the last phase.
+Order of events: build the clips of every phase; continue from the state in the run folder if there is one, or from the
+end of the last phase that this run shares with an earlier one; train; after each epoch score the validation groups;
+keep the weights that score best in the last phase.
+
+Nothing that happens in a phase depends on the phases after it. So a finished phase is kept (phase_1.pt, …), and a run
+that changes only later ones starts there.
 
 Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 """
 
 import math
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.device import pick_device
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.rollout import predict
-from pipeline.params import Above, AtLeast, Between, MultipleOf
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
-from pipeline.training.interruption import only_one, stop_requests
-from pipeline.training.losses import LossConfig, loss_per_image
+from pipeline.training.config import TrainConfig
+from pipeline.training.interruption import Stop, only_one, stop_requests
+from pipeline.training.logs import draw, show
+from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.clips import (
     Clips,
-    ClipsConfig,
     EpochOrder,
     as_images,
     decode_jpegs,
@@ -40,72 +43,20 @@ from pipeline.video.clips import (
 from pipeline.video.shards import open_videos
 
 STATE = "state.pt"  # in the run folder; the caller deletes it once the result is written
-CURVE_POINTS = 200  # rows of the training curve, however long the run
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase of the curriculum."""
-
-    fps: Literal[25, 15, 10]
-    epochs: Annotated[int, AtLeast(1)]
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW; the rate rises linearly over warmup_steps, then falls to zero along one cosine."""
-
-    lr: Annotated[float, Above(0)]
-    weight_decay: Annotated[float, AtLeast(0)]
-    warmup_steps: Annotated[int, AtLeast(0)]
-    clip_norm: Annotated[float, Above(0)]  # the gradient's norm is cut to this
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """patience: epochs of a phase without a better validation loss after which the phase ends; 0: never."""
-
-    patience: Annotated[int, AtLeast(0)]
-    validation_clips: Annotated[int, AtLeast(1)]  # at most so many clips of the validation groups
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Section `train.<model>`."""
-
-    seed: Annotated[int, Between(0, 2**32 - 1)]
-    net: dict  # the variant's own Config
-    height: Annotated[int, MultipleOf(32)]  # of the frames; at most decode's
-    width: Annotated[int, MultipleOf(32)]
-    encoder: str  # imagenet, random, or the path of a ResNet-18 state dict
-    seeds: Annotated[int, AtLeast(1)]  # frames in
-    horizon: Annotated[int, AtLeast(1)]  # frames predicted
-    clip_feedback: bool  # clip predictions to [0, 1] before they are fed back
-    clips: ClipsConfig
-    curriculum: tuple[Phase, ...]
-    batch: Annotated[int, AtLeast(1)]
-    loss: LossConfig
-    optimizer: OptimizerConfig
-    early_stopping: EarlyStopping
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "32-true", "bf16-mixed"]  # auto: bf16-mixed on a GPU that has it
-    checkpoint_minutes: Annotated[float, Above(0)]
-    wandb: Literal["disabled", "offline", "online"]
-
-    def __post_init__(self) -> None:
-        if not self.curriculum:
-            raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")
+PICTURED = 4  # validation clips
+CURVE_POINTS = 100  # rows of the training curve a phase, however long it is
 
 
 @dataclass
 class Progress:
     """Where a run is, and what it has recorded so far. phase, epoch (of the phase) and batch (of the epoch) are
-    the next to be done; step counts all batches done."""
+    the next to be done; step counts all batches done, phase_start those done before this phase."""
 
     phase: int = 0
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    phase_start: int = 0
     best_loss: float = math.inf
     stale_epochs: int = 0
     pending: list[float] = field(default_factory=list)  # losses since the last row of the curve
@@ -113,156 +64,267 @@ class Progress:
     validation: list[dict[str, float]] = field(default_factory=list)
 
 
-class Routine(nn.Module):
-    """The network with its feeding routine, as one module: precision and devices are set up around forward."""
+def train(
+    fabric: Fabric, net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name: str, run: Path
+) -> Progress:
+    """Trains `net` in place and returns the record of the run, the same on every rank.
 
-    def __init__(self, net: Ladder, *, horizon: int, clip_feedback: bool):
-        super().__init__()
-        self.net, self.horizon, self.clip_feedback = net, horizon, clip_feedback
-
-    def forward(self, seeds: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, horizon, C, H, W)."""
-        predictions, _ = predict(self.net, seeds, horizon=self.horizon, clip_feedback=self.clip_feedback)
-        return predictions
-
-
-def train(net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name: str, run: Path) -> Progress:
-    """Trains `net` in place and returns the record of the run.
-
-    shards: folder of the shards at each rate. name: for the progress bar and the logs. run: folder of the state,
-    from which an interrupted run continues (its file STATE stays until the caller has written the result), and of
-    the TensorBoard and Weights & Biases files. Raises RuntimeError when another process trains there, and
-    FloatingPointError when a loss or gradient is not finite.
+    shards: folder of the shards at each rate. name: of the model, for the progress bar and messages. run: folder of
+    the state, from which an interrupted run continues (its file STATE stays until the caller has written the result),
+    and of the finished phases; all ranks must see it. Raises RuntimeError when another process trains there or a batch
+    does not fit on the GPU, FloatingPointError when a loss or gradient is not finite, and SystemExit, with the state
+    saved, after SIGTERM or SIGINT.
     """
-    fabric = make_fabric(config, name=name, run=run)
-    phases = [phase_clips(config, shards[phase.fps]) for phase in config.curriculum]
-    steps = [
-        len(EpochOrder(len(clips), config.batch)) * phase.epochs
-        for (clips, _), phase in zip(phases, config.curriculum, strict=True)
-    ]
-    net.to(memory_format=torch.channels_last)  # convolutions are faster in it, on CPU and GPU
-    routine = Routine(net, horizon=config.horizon, clip_feedback=config.clip_feedback)
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
-    routine, optimizer = fabric.setup(routine, optimizer)
-
-    with only_one(run / "lock"), stop_requests() as stop:
-        state_file = run / STATE
-        mark = fingerprint((name, config), [clips for pair in phases for clips in pair], net.encoder)
-        progress, best = Progress(), None
-        if state := load_state(state_file, mark):
-            net.load_state_dict(state["net"])
-            optimizer.load_state_dict(state["optimizer"])
-            progress, best = Progress(**state["progress"]), state["best"]
-            print(f"continuing at step {progress.step} from {state_file}")
-        else:
-            shutil.rmtree(run / "tensorboard", ignore_errors=True)  # curves of another run would mix with this one's
-        saved_at = time.monotonic()
-
-        def save() -> None:
-            nonlocal saved_at
-            record = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-            save_state(state_file, {"fingerprint": mark, "progress": asdict(progress), **record})
-            saved_at = time.monotonic()
-
-        def save_if_due() -> None:
-            """By the clock; and at once when the run is asked to stop, which then ends it."""
-            if stop.signals or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-                save()
-            if stop.signals:
-                raise SystemExit(128 + stop.signals[0])
-
-        def add_to_curve() -> None:
-            """A row of the curve from the losses since the last one."""
-            mean = sum(progress.pending) / len(progress.pending)
-            rate = optimizer.param_groups[0]["lr"]
-            progress.curve.append({"step": progress.step, "fps": phase.fps, "lr": rate, "loss": mean})
-            progress.pending.clear()
-            fabric.log_dict({"train/loss": mean, "train/lr": rate, "train/fps": phase.fps}, progress.step)
-            bar.set_postfix(loss=f"{mean:.4f}")
-
-        bar = tqdm(total=sum(steps), initial=progress.step, desc=name, unit="step", dynamic_ncols=True)
-        while progress.phase < len(phases):
-            phase, (clips, held_back) = config.curriculum[progress.phase], phases[progress.phase]
-            bar.set_description(f"{name} {phase.fps} fps, epoch {progress.epoch + 1}/{phase.epochs}")
-            if progress.epoch == progress.batch == 0:
-                progress.best_loss, progress.stale_epochs, best = math.inf, 0, None
-            epoch = sum(earlier.epochs for earlier in config.curriculum[: progress.phase]) + progress.epoch
-            order = EpochOrder(
-                len(clips),
-                config.batch,
-                seed=config.seed,
-                epoch=epoch,
-                first=progress.batch,
-                rank=fabric.global_rank,
-                ranks=fabric.world_size,
-            )
-            routine.train()
-            for batch in batches(fabric, clips, order, config):
-                optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, progress.step, total=sum(steps))
-                loss = step_loss(routine, batch, config).mean()
-                optimizer.zero_grad()
-                fabric.backward(loss)
-                norm = fabric.clip_gradients(
-                    routine, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
-                )
-                if not torch.isfinite(loss + norm):
-                    raise FloatingPointError(
-                        f"loss {loss.item()}, gradient norm {norm.item()} at step {progress.step}, phase "
-                        f"{progress.phase} ({phase.fps} fps); a smaller train.{name}.optimizer.lr may help"
-                    )
-                optimizer.step()
-
-                progress.step += 1
-                progress.batch += 1
-                progress.pending.append(loss.item())
-                bar.update()
-                if len(progress.pending) >= math.ceil(sum(steps) / CURVE_POINTS):
-                    add_to_curve()
-                save_if_due()
-
-            losses = []
-            for batch in batches(fabric, held_back, EpochOrder(len(held_back), config.batch, shuffle=False), config):
-                losses.append(validation_losses(routine, batch, config))
-                save_if_due()
-            loss = float(torch.cat(losses).mean())
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"validation loss {loss} after step {progress.step}")
-            progress.validation.append({"step": progress.step, "epoch": epoch, "fps": phase.fps, "loss": loss})
-            fabric.log_dict({"validation/loss": loss}, progress.step)
-            if loss < progress.best_loss:
-                progress.best_loss, progress.stale_epochs = loss, 0
-                best = {key: value.detach().cpu().clone() for key, value in net.state_dict().items()}
-            else:
-                progress.stale_epochs += 1
-            progress.epoch += 1
-            progress.batch = 0
-            if progress.epoch == phase.epochs or 0 < config.early_stopping.patience <= progress.stale_epochs:
-                if progress.pending:
-                    add_to_curve()
-                progress.phase, progress.epoch = progress.phase + 1, 0
-                save()
-            save_if_due()
-        bar.close()
-        net.load_state_dict(best)
+    with only_one(run / "lock") if fabric.is_global_zero else nullcontext(), stop_requests() as stop:
+        training = _Training(fabric, net, config, shards, name=name, run=run, stop=stop)
+        training.resume()
+        with training.bar, training.fitting():
+            while training.progress.phase < len(config.curriculum):
+                training.epoch()
+        net.load_state_dict(training.best)
+        net.encoder.fuse(None)
         for logger in fabric.loggers:
             logger.finalize("success")
-    return progress
+        return training.progress
 
 
-def make_fabric(config: TrainConfig, *, name: str, run: Path) -> Fabric:
-    """One device, its precision, and the loggers. ValueError when a GPU is asked for and there is none."""
-    device = pick_device(config.device, key=f"train.{name}.device").type
-    precision = config.precision
-    if precision == "auto":
-        native = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if native else "32-true"
-    loggers = [TensorBoardLogger(run, name="tensorboard", version="")]
-    if config.wandb != "disabled":
-        from lightning.pytorch.loggers import WandbLogger  # slow to import, and only needed here
+class _Training:
+    """A run and what it holds while it lasts."""
 
-        loggers.append(WandbLogger(project="video-ladder", name=name, save_dir=run, offline=config.wandb == "offline"))
-    return Fabric(accelerator=device, devices=1, precision=precision, loggers=loggers)
+    def __init__(
+        self,
+        fabric: Fabric,
+        net: Ladder,
+        config: TrainConfig,
+        shards: Mapping[int, Path],
+        *,
+        name: str,
+        run: Path,
+        stop: Stop,
+    ):
+        self.fabric, self.net, self.config, self.name, self.run, self.stop = fabric, net, config, name, run, stop
+        self.clips = [phase_clips(config, shards[phase.fps]) for phase in config.curriculum]
+        self.steps = [  # of each phase, if it is not stopped early
+            len(self.order(clips)) * phase.epochs
+            for (clips, _), phase in zip(self.clips, config.curriculum, strict=True)
+        ]
+        self.step = Step(fabric, net, config)
+        self.readings = Readings(fabric.device)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None  # the weights that scored best in this phase
+        self.saving = self.stopping = False
+        beginnings = reversed(range(1, len(self.clips)))
+        self.marks = {STATE: self.mark()} | {f"phase_{count}.pt": self.mark(count) for count in beginnings}
+        self.bar = tqdm(desc=name, unit="step", dynamic_ncols=True, disable=not fabric.is_global_zero)
+        self.saved_at = time.monotonic()
+
+    # --- one epoch of the current phase ---
+
+    def epoch(self) -> None:
+        """Trains from progress.batch on, validates, and closes the phase if it is over."""
+        config, progress = self.config, self.progress
+        phase, (clips, held_back) = config.curriculum[progress.phase], self.clips[progress.phase]
+        last = progress.phase == len(config.curriculum) - 1
+        decay = {"decay_from": progress.phase_start, "total": progress.phase_start + self.steps[-1]} if last else {}
+        number = sum(earlier.epochs for earlier in config.curriculum[: progress.phase]) + progress.epoch
+        self.bar.set_description(
+            f"{self.name} phase {progress.phase + 1}/{len(self.clips)} ({phase.fps} fps) "
+            f"epoch {progress.epoch + 1}/{phase.epochs}"
+        )
+        if progress.step == 0 and progress.batch == 0:
+            self.draw(held_back)
+        order = self.order(clips, seed=config.seed, epoch=number, first=progress.batch)
+        for batch, clips_of_all in zip(self.batches(clips, order), order.sizes, strict=True):
+            lr = learning_rate(config.optimizer, progress.step, **decay)
+            values = self.step(batch, lr=lr, clips_of_all=clips_of_all)
+            progress.step += 1
+            progress.batch += 1
+            self.readings.add((progress.step, lr), self.over_ranks(values))
+            self.read()
+            self.save_if_due()
+        self.read(everything=True)
+
+        loss = self.validate(held_back)
+        progress.validation.append({"step": progress.step, "epoch": number, "fps": phase.fps, "loss": loss})
+        self.fabric.log_dict({"validation/loss": loss}, progress.step)
+        self.draw(held_back)
+        if loss < progress.best_loss:
+            progress.best_loss, progress.stale_epochs = loss, 0
+            self.best = {key: value.detach().cpu().clone() for key, value in self.net.state_dict().items()}
+        else:
+            progress.stale_epochs += 1
+        progress.epoch += 1
+        progress.batch = 0
+        if progress.epoch == phase.epochs or 0 < config.early_stopping.patience <= progress.stale_epochs:
+            self.close_phase()
+        self.save_if_due()
+
+    def close_phase(self) -> None:
+        progress = self.progress
+        if progress.pending:
+            self.add_to_curve(progress.step, self.step.optimizer.param_groups[0]["lr"])
+        progress.phase += 1
+        progress.epoch = 0
+        if progress.phase < len(self.clips):
+            progress.phase_start = progress.step
+            progress.best_loss, progress.stale_epochs, self.best = math.inf, 0, None
+            self.save(f"phase_{progress.phase}.pt")
+        self.save(STATE)
+
+    def validate(self, held_back: Clips) -> float:
+        """The mean loss over the validation clips."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)  # sum, clips
+        for batch in self.batches(held_back, self.order(held_back, shuffle=False)):
+            losses = self.step.evaluate(batch)
+            total += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
+            self.take_wishes(*self.over_ranks(total.new_zeros(0)).tolist())
+            self.save_if_due()
+        total = self.fabric.all_reduce(total, reduce_op="sum")
+        loss = float(total[0] / total[1])
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"validation loss {loss} after step {self.progress.step}; {self.kept()}")
+        return loss
+
+    def draw(self, held_back: Clips) -> None:
+        """Pictures of the first validation clips, for the loggers."""
+        if not (self.fabric.loggers and self.fabric.is_global_zero):
+            return
+        config = self.config
+        clips = torch.stack([held_back[i] for i in range(min(PICTURED, len(held_back)))]).to(self.fabric.device)
+        images = as_images(clips, height=config.height, width=config.width)
+        with self.fabric.autocast():
+            pictures = draw(self.net, images, seeds=config.seeds, clip_feedback=config.clip_feedback)
+        show(self.fabric.loggers, pictures, self.progress.step)
+
+    # --- batches ---
+
+    def order(self, clips: Clips, **choices: Any) -> EpochOrder:
+        """This rank's part of every batch."""
+        ranks = {"rank": self.fabric.global_rank, "ranks": self.fabric.world_size}
+        return EpochOrder(len(clips), self.config.batch, **ranks, **choices)
+
+    def batches(self, clips: Clips, order: EpochOrder) -> Iterator[Tensor]:
+        """Batches uint8 (B, T, 3, H, W) on the run's device."""
+        device, workers = self.fabric.device, self.config.clips.workers
+        if self.config.clips.jpeg_decoder == "device":
+            for jpegs, count in load_encoded(clips, order, workers=workers):
+                yield decode_jpegs(jpegs, device).unflatten(0, (count, -1))
+        else:
+            for batch in load(clips, order, workers=workers, pin_memory=device.type == "cuda"):
+                yield batch.to(device, non_blocking=True)
+
+    # --- numbers ---
+
+    def over_ranks(self, values: Tensor) -> Tensor:
+        """(n,) on each rank -> (n + 2,): their mean, and two wishes, above zero if a rank is asked to stop or if it is
+        time to save. Shared, so that all ranks act on them after the same step."""
+        due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+        wishes = (values.new_full((1,), float(wish)) for wish in (bool(self.stop.signals), due))
+        return self.fabric.all_reduce(torch.cat([values, *wishes]), reduce_op="mean")
+
+    def read(self, *, everything: bool = False) -> None:
+        """Takes up the numbers of finished steps."""
+        progress = self.progress
+        for (step, lr), (loss, norm, *wishes) in self.readings.due(everything=everything):
+            if not math.isfinite(loss + norm):
+                fps = self.config.curriculum[progress.phase].fps
+                raise FloatingPointError(
+                    f"loss {loss}, gradient norm {norm} at step {step - 1}, phase {progress.phase} ({fps} fps); a "
+                    f"smaller train.{self.name}.optimizer.lr may help; {self.kept()}"
+                )
+            progress.pending.append(loss)
+            self.bar.update()
+            self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if len(progress.pending) >= math.ceil(self.steps[progress.phase] / CURVE_POINTS):
+                self.add_to_curve(step, lr)
+            self.take_wishes(*wishes)
+
+    def take_wishes(self, stop: float, save: float) -> None:
+        self.stopping |= stop > 0
+        self.saving |= save > 0
+
+    def add_to_curve(self, step: int, lr: float) -> None:
+        """A row of the curve from the losses since the last one."""
+        progress = self.progress
+        mean = sum(progress.pending) / len(progress.pending)
+        row = {"step": step, "fps": self.config.curriculum[progress.phase].fps, "lr": lr, "loss": mean}
+        progress.curve.append(row)
+        progress.pending.clear()
+        self.log(row)
+
+    def log(self, row: dict[str, float]) -> None:
+        self.fabric.log_dict({f"train/{key}": row[key] for key in ("loss", "lr", "fps")}, int(row["step"]))
+
+    # --- state ---
+
+    def mark(self, phases: int | None = None) -> str:
+        """Fingerprint of the whole run, or of its first so many phases. What cannot change a number is left out."""
+        config = self.config
+        settings = replace(
+            config,
+            curriculum=config.curriculum[:phases],
+            clips=replace(config.clips, workers=0),
+            checkpoint_minutes=1,
+            wandb="disabled",
+        )
+        whole = phases is None  # then the last phase's learning rate falls
+        data = [clips for pair in self.clips[:phases] for clips in pair]
+        return fingerprint((self.name, settings, whole), data, self.net.encoder)
+
+    def resume(self) -> None:
+        """Takes up the run's own state, or the longest beginning that it shares with an earlier one."""
+        found = None
+        for name, mark in self.marks.items():
+            path = self.run / name
+            if found := load_state(path, mark):
+                self.progress, self.best = Progress(**found["progress"]), found["best"]
+                self.net.load_state_dict(found["net"])
+                self.step.optimizer.load_state_dict(found["optimizer"])
+                self.fabric.print(f"continuing at step {self.progress.step} from {path}")
+                break
+            if name == STATE and path.exists():
+                self.fabric.print(f"{path}: params, data or code have changed since it was saved; it is not used")
+        if self.fabric.is_global_zero and not (found and name == STATE):
+            shutil.rmtree(self.run / "tensorboard", ignore_errors=True)  # of another run, or of later phases
+            for row in self.progress.curve:
+                self.log(row)
+        self.bar.reset(total=sum(self.steps))
+        self.bar.update(self.progress.step)
+        self.bar.unpause()
+
+    def save(self, name: str) -> None:
+        self.read(everything=True)
+        if self.fabric.is_global_zero:
+            record = {"progress": asdict(self.progress), "net": self.net.state_dict(), "best": self.best}
+            record["optimizer"] = self.step.optimizer.state_dict()
+            save_state(self.run / name, {"fingerprint": self.marks[name], **record})
+        self.saved_at, self.saving = time.monotonic(), False
+
+    def save_if_due(self) -> None:
+        """By the clock; and when the run is asked to stop, which then ends it."""
+        if self.saving or self.stopping:
+            self.save(STATE)
+        if self.stopping:
+            self.fabric.barrier()  # no rank ends before the state is saved
+            raise SystemExit(128 + (self.stop.signals or [signal.SIGTERM])[0])
+
+    def kept(self) -> str:
+        path = self.run / STATE
+        return f"the last good state is kept in {path}" if path.exists() else "no state had been saved yet"
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """An error of its own for a batch that the GPU has no room for."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            config = self.config
+            raise RuntimeError(
+                f"train.{self.name}.batch: {config.batch} clips of {config.seeds + config.horizon} frames of "
+                f"{config.height}×{config.width} do not fit in the memory of {self.fabric.device}; set it to "
+                f"{max(1, config.batch // 2)}, or lower train.{self.name}.height and width; {self.kept()}. "
+                f"({str(error).splitlines()[0]})"
+            ) from error
 
 
 def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
@@ -274,39 +336,3 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
         return clips, clips
     limit = config.early_stopping.validation_clips
     return clips, Clips(open_videos(folder, "validation"), length=length, step=step, at_most=limit, seed=config.seed)
-
-
-def batches(fabric: Fabric, clips: Clips, order: EpochOrder, config: TrainConfig) -> Iterator[Tensor]:
-    """Batches uint8 (B, T, 3, H, W) on the run's device."""
-    if config.clips.jpeg_decoder == "device":
-        for jpegs, count in load_encoded(clips, order, workers=config.clips.workers):
-            yield decode_jpegs(jpegs, fabric.device).unflatten(0, (count, -1))
-    else:
-        on_gpu = fabric.device.type == "cuda"
-        loader = load(clips, order, workers=config.clips.workers, pin_memory=on_gpu)
-        # The order is already this rank's.
-        yield from fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-
-
-def step_loss(routine: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
-    """The loss of every predicted frame (B, horizon): prediction k against frame seeds + k − 1 of the clip."""
-    images = as_images(batch, height=config.height, width=config.width)
-    seeds, targets = images[:, : config.seeds], images[:, config.seeds :]
-    predictions = routine(seeds).float()
-    losses = loss_per_image(predictions.flatten(0, 1), targets.flatten(0, 1), config.loss)
-    return losses.unflatten(0, targets.shape[:2])
-
-
-def learning_rate(config: OptimizerConfig, step: int, *, total: int) -> float:
-    """Of step (from 0) of `total`: linear warm-up, then one cosine down to zero."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-@torch.no_grad()
-def validation_losses(routine: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
-    """The loss of each clip of a batch, in eval mode: (B,) float64."""
-    routine.eval()
-    return step_loss(routine, batch, config).mean(1).double()

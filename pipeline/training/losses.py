@@ -35,9 +35,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     statistics, averaged over channels and over the positions where the whole window lies inside.
     """
     rows, columns = (_gaussian_matrix(size, a) for size in a.shape[2:])  # (H', H), (W', W)
-    moments = torch.stack([a, b, a * a, b * b, a * b])  # (5, N, C, H, W)
-    moments = rows @ moments @ columns.T  # (5, N, C, H', W')
-    mean_a, mean_b, aa, bb, ab = moments
+    mean_a, mean_b, aa, bb, ab = (rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b))  # (N, C, H', W')
     c1, c2 = K1**2, K2**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     contrast = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)

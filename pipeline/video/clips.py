@@ -159,6 +159,7 @@ class EpochOrder:
         order = np.random.default_rng([seed, epoch]).permutation(items) if shuffle else np.arange(items)
         whole = np.array_split(order, count)
         self.batches = [np.array_split(indices, ranks)[rank] for indices in whole[first:]]
+        self.sizes = [len(indices) for indices in whole[first:]]  # of the batches of all ranks together
 
     def __len__(self) -> int:
         return len(self.batches)

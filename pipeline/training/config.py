@@ -1,0 +1,62 @@
+"""Section `train.<model>` of the parameters."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pipeline.params import Above, AtLeast, Between, MultipleOf
+from pipeline.training.hardware import HardwareConfig
+from pipeline.training.losses import LossConfig
+from pipeline.video.clips import ClipsConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the curriculum."""
+
+    fps: Literal[25, 15, 10]
+    epochs: Annotated[int, AtLeast(1)]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW; the rate rises linearly over warmup_steps, is held, and falls to zero along a cosine in the last phase."""
+
+    lr: Annotated[float, Above(0)]
+    weight_decay: Annotated[float, AtLeast(0)]
+    warmup_steps: Annotated[int, AtLeast(0)]
+    clip_norm: Annotated[float, Above(0)]  # the gradient's norm is cut to this
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """patience: epochs of a phase without a better validation loss after which the phase ends; 0: never."""
+
+    patience: Annotated[int, AtLeast(0)]
+    validation_clips: Annotated[int, AtLeast(1)]  # at most so many clips of the validation groups
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Section `train.<model>`."""
+
+    seed: Annotated[int, Between(0, 2**32 - 1)]
+    net: dict  # the variant's own Config
+    height: Annotated[int, MultipleOf(32)]  # of the frames; at most decode's
+    width: Annotated[int, MultipleOf(32)]
+    encoder: str  # imagenet, random, or the path of a ResNet-18 state dict
+    seeds: Annotated[int, AtLeast(1)]  # frames in
+    horizon: Annotated[int, AtLeast(1)]  # frames predicted
+    clip_feedback: bool  # clip predictions to [0, 1] before they are fed back
+    clips: ClipsConfig
+    curriculum: tuple[Phase, ...]
+    batch: Annotated[int, AtLeast(1)]  # clips a step, over all devices together
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    early_stopping: EarlyStopping
+    hardware: HardwareConfig
+    checkpoint_minutes: Annotated[float, Above(0)]
+    wandb: Literal["disabled", "offline", "online"]
+
+    def __post_init__(self) -> None:
+        if not self.curriculum:
+            raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")

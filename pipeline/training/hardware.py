@@ -1,0 +1,107 @@
+"""What a run computes on: devices, machines, precision, compilation.
+
+Several devices train together by Lightning Fabric's DDP: torchrun starts a process (a rank) for each, every rank takes
+its part of each batch, and gradients are averaged. Batch-norm statistics are the whole batch's (batch_norm.py), so
+that the result does not depend on the number of devices but for rounding.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import Logger
+from lightning.fabric.strategies import DDPStrategy
+
+from pipeline.device import pick_device
+from pipeline.params import AtLeast
+
+SMALLEST_IN_BF16 = 64  # pixels, on a CPU; see pick_precision
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """Section `hardware` of a training run."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    devices: Annotated[int, AtLeast(1)]  # on each machine, a process each
+    nodes: Annotated[int, AtLeast(1)]  # machines
+    strategy: Literal["auto", "ddp"]  # auto: ddp for more than one process
+    precision: Literal["auto", "32-true", "bf16-mixed"]  # auto: bf16-mixed where the device computes in it
+    compile: Literal["auto", True, False]  # auto: on a single GPU, when torch.compile works there
+
+    @property
+    def ranks(self) -> int:
+        return self.devices * self.nodes
+
+
+def make_fabric(config: HardwareConfig, *, key: str, height: int, width: int, loggers: Sequence[Logger] = ()) -> Fabric:
+    """The run's devices, launched. key: of the section, for messages; height, width: of the frames.
+
+    ValueError when a GPU is asked for and there is none or too few, when torchrun has started another number of
+    processes than the section says, or when the precision does not go with the device.
+    """
+    device = pick_device(config.device, key=f"{key}.device").type
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != config.ranks:
+        raise ValueError(
+            f"{key}: devices {config.devices} on each of nodes {config.nodes} make {config.ranks} processes, but "
+            f"{started} started; start them with: torchrun --nnodes {config.nodes} --nproc-per-node {config.devices}"
+        )
+    if device == "cuda" and config.devices > torch.cuda.device_count():
+        raise ValueError(f"{key}.devices: {config.devices}, but torch sees {torch.cuda.device_count()} GPU(s)")
+    if config.compile is True and config.ranks > 1:
+        raise ValueError(f"{key}.compile: true works on one device; set it to auto or false")
+    precision = pick_precision(config.precision, device, key=f"{key}.precision", smallest=min(height, width))
+    ddp = config.strategy == "ddp" or config.ranks > 1
+    fabric = Fabric(
+        accelerator=device,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=DDPStrategy(broadcast_buffers=False) if ddp else "auto",  # statistics are equal on all ranks
+        precision=precision,
+        loggers=list(loggers),
+    )
+    fabric.launch()
+    return fabric
+
+
+def pick_precision(name: str, device: str, *, key: str, smallest: int) -> str:
+    """auto -> bf16-mixed on a GPU or CPU that has bf16 arithmetic, 32-true elsewhere.
+
+    smallest: the shorter side of the frames. On a CPU, frames under 64 pixels stay in float32: oneDNN leaves the bf16
+    weight gradients of a kernel that reaches more than the whole map beyond its centre unwritten.
+    """
+    too_small = device == "cpu" and smallest < SMALLEST_IN_BF16
+    if name == "bf16-mixed" and too_small:
+        raise ValueError(
+            f"{key}: bf16-mixed on a CPU needs frames of at least {SMALLEST_IN_BF16}×{SMALLEST_IN_BF16} pixels; "
+            f"set it to auto or 32-true"
+        )
+    if name != "auto":
+        return name
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = torch.cpu.get_capabilities()
+        native = found.get("avx512_bf16", False) or found.get("amx_bf16", False)
+    return "bf16-mixed" if native and not too_small else "32-true"
+
+
+def pick_compile(choice: Literal["auto"] | bool, fabric: Fabric) -> bool:
+    """auto -> whether to compile: on a single GPU where a trial succeeds (Triton needs a C compiler and Python's
+    headers, which a machine may lack; then that is said, and the run goes on uncompiled)."""
+    if choice != "auto":
+        return choice
+    if fabric.device.type != "cuda" or fabric.world_size > 1:
+        return False
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=fabric.device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"torch.compile does not work here, training uncompiled and slower: {reason}", file=sys.stderr)
+        return False
+    return True

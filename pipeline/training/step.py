@@ -1,0 +1,126 @@
+"""One optimisation step, as fast as the device goes: the loop runs it, the benchmark measures it.
+
+What makes it fast: bf16 (hardware.py), channels last, the encoder fused, seeds encoded in one batch and frames decoded
+only where they are scored (nets), torch.compile with CUDA graphs, fused AdamW, and no waiting for the GPU: the numbers
+of a step are read while later ones run. benchmarks/plain.py is the same step done plainly.
+
+Shapes: B batch of this rank, T time, C channels, H × W pixels; images in [0, 1].
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from pipeline.nets.ladder import Ladder
+from pipeline.nets.rollout import predict
+from pipeline.training.batch_norm import synchronise
+from pipeline.training.config import OptimizerConfig, TrainConfig
+from pipeline.training.hardware import pick_compile
+from pipeline.training.losses import loss_per_image
+from pipeline.video.clips import as_images
+
+
+class Routine(nn.Module):
+    """The network with its feeding routine and the loss, as one module: what is compiled, and what precision and
+    ranks are set up around."""
+
+    def __init__(self, net: Ladder, config: TrainConfig):
+        super().__init__()
+        self.net, self.config = net, config
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """uint8 (B, seeds + horizon, C, H, W) -> the loss of every predicted frame (B, horizon): prediction k against
+        frame seeds + k − 1 of the clip. (Bytes, since Fabric would round float inputs to the precision of the
+        network, and the targets with them.)"""
+        config = self.config
+        with torch.autocast(clips.device.type, enabled=False):
+            images = as_images(clips, height=config.height, width=config.width)
+        seeds, targets = images[:, : config.seeds], images[:, config.seeds :]
+        predictions, _ = predict(self.net, seeds, horizon=config.horizon, clip_feedback=config.clip_feedback)
+        with torch.autocast(clips.device.type, enabled=False):
+            losses = loss_per_image(predictions.float().flatten(0, 1), targets.flatten(0, 1), config.loss)
+        return losses.unflatten(0, targets.shape[:2])
+
+
+class Step:
+    """The network on its devices with its optimizer. Call it with a batch; `net` is trained in place."""
+
+    def __init__(self, fabric: Fabric, net: Ladder, config: TrainConfig):
+        self.fabric, self.config = fabric, config
+        net.train().to(memory_format=torch.channels_last)
+        if fabric.world_size > 1:
+            synchronise(net)
+        self.routine = Routine(net, config)
+        trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, weight_decay=config.optimizer.weight_decay, fused=True)
+        fast = self.routine
+        if pick_compile(config.hardware.compile, fabric):
+            mode = "reduce-overhead" if fabric.device.type == "cuda" else "default"  # the first: with CUDA graphs
+            fast = torch.compile(self.routine, mode=mode, fullgraph=True, dynamic=False)
+        self.model, self.optimizer = fabric.setup(fast, optimizer)
+        # After the weights have arrived on the device.
+        net.encoder.fuse(torch.bfloat16 if "bf16" in fabric.strategy.precision.precision else torch.float32)
+
+    def __call__(self, clips: Tensor, *, lr: float, clips_of_all: int) -> Tensor:
+        """Clips uint8 (B, T, C, H, W) -> (2,) on the device: the loss over all ranks' clips (clips_of_all) and the
+        norm of the gradient before it was clipped. The update is made even if they are not finite."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        losses = self.model(clips)
+        # DDP averages the ranks' gradients; their parts of the batch may differ in size.
+        loss = losses.sum() * (self.fabric.world_size / (clips_of_all * losses.shape[1]))
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        return torch.stack([loss.detach(), norm.detach()])
+
+    @torch.no_grad()
+    def evaluate(self, clips: Tensor) -> Tensor:
+        """Clips uint8 (B, T, C, H, W) -> the loss of each, in eval mode: (B,) float64."""
+        self.routine.eval()
+        with self.fabric.autocast():
+            losses = self.routine(clips).mean(1).double()
+        self.routine.train()
+        return losses
+
+
+def learning_rate(
+    config: OptimizerConfig, step: int, *, decay_from: float = math.inf, total: float = math.inf
+) -> float:
+    """Of step (from 0): linear warm-up, then held, then from step decay_from one cosine down to zero at `total`."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    first = max(decay_from, config.warmup_steps)
+    if step < first:
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
+
+
+class Readings:
+    """Numbers that a device is still computing, each read once `lag` later ones are under way."""
+
+    def __init__(self, device: torch.device):
+        self.lag = 2 if device.type == "cuda" else 0
+        self._waiting: deque[tuple[object, Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, key: object, values: Tensor) -> None:
+        copied = None
+        if values.is_cuda:
+            values = values.to("cpu", non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._waiting.append((key, values, copied))
+
+    def due(self, *, everything: bool = False) -> Iterator[tuple[object, list[float]]]:
+        """(key, values) in the order in which they were added."""
+        while len(self._waiting) > (0 if everything else self.lag):
+            key, values, copied = self._waiting.popleft()
+            if copied:
+                copied.synchronize()
+            yield key, values.tolist()
