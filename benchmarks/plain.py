@@ -86,7 +86,7 @@ class PlainNet(nn.Module):
         self.resnet.eval()  # frozen
         return self
 
-    def forward(self, frame: Tensor, states: list | None) -> tuple[Tensor, list]:
+    def forward(self, frame: Tensor, states: list | None, *, decoded: bool = True) -> tuple[Tensor | None, list]:
         """A frame (B, 3, H, W) and the states [level][kernel] -> the prediction of the next one, and the states."""
         mean, std = (torch.tensor(value, device=frame.device).view(3, 1, 1) for value in (MEAN, STD))
         x = (frame - mean) / std
@@ -96,31 +96,41 @@ class PlainNet(nn.Module):
         taps["layer1"] = resnet.layer1(resnet.maxpool(taps["conv1"]))
         taps["layer2"] = resnet.layer2(taps["layer1"])
         taps["layer3"] = resnet.layer3(taps["layer2"])
-        x = self.bottom(resnet.layer4(taps["layer3"]))
+        taps["layer4"] = resnet.layer4(taps["layer3"])
 
         states = states or [[None] * len(grus) for grus in self.grus]
         states = [
             [gru(taps[tap], h) for gru, h in zip(grus, hidden, strict=True)]
             for tap, grus, hidden in zip(self.taps, self.grus, states, strict=True)
         ]
+        if not decoded:
+            return None, states
         lateral = [
             torch.cat([point(taps[tap]), *hidden], 1)
             for tap, point, hidden in zip(self.taps, self.points, states, strict=True)
         ]
+        x = self.bottom(taps["layer4"])
         for block, c in zip(self.decoder, reversed(lateral[1:]), strict=True):
             x = block(torch.cat([c, x], 1))
         return self.head(torch.cat([lateral[0], x], 1)) * std + mean, states
 
 
 def plain_losses(
-    net: PlainNet, clips: Tensor, loss: LossConfig, *, seeds: int, horizon: int, clip_feedback: bool
+    net: PlainNet,
+    clips: Tensor,
+    loss: LossConfig,
+    *,
+    seeds: int,
+    horizon: int,
+    clip_feedback: bool,
+    decode_all: bool = True,
 ) -> Tensor:
     """Clips (B, T, 3, H, W) in [0, 1] -> the loss of every predicted frame (B, horizon). Every output is decoded, as
-    in the report's code, the unscored ones too."""
+    in the report's code, those before the last seed too, which nothing uses; decode_all=False leaves these out."""
     outputs, states = [], None
     for t in range(seeds + horizon - 1):
         frame = clips[:, t] if t < seeds else outputs[-1].clamp(0, 1) if clip_feedback else outputs[-1]
-        output, states = net(frame, states)
+        output, states = net(frame, states, decoded=decode_all or t >= seeds - 1)
         outputs.append(output)
     pairs = zip(outputs[seeds - 1 :], clips[:, seeds:].unbind(1), strict=True)
     return torch.stack([plain_loss(output, target, loss) for output, target in pairs], 1)

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 MODELS = ("lvln", "one_frame", "full_res")
 SECTIONS = ("source", "decode", "train", "evaluate", "features", "probe")
 
@@ -104,6 +101,10 @@ def load_section(path: str | Path, section: str, into: type[T]) -> T:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The whole file as plain dicts and lists; ParamsError if it is not a readable YAML mapping."""
+    # Here, so that the networks and their training can be used where there is no YAML to read.
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     if not Path(path).exists():
         raise ParamsError(f"{path}: no such file here ({Path.cwd()}); run from the root of the repository")
     try:

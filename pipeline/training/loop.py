@@ -33,6 +33,7 @@ from pipeline.training.logs import draw, show
 from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.clips import (
     Clips,
+    ClipsConfig,
     EpochOrder,
     as_images,
     decode_jpegs,
@@ -134,7 +135,9 @@ class _Training:
         if progress.step == 0 and progress.batch == 0:
             self.draw(held_back)
         order = self.order(clips, seed=config.seed, epoch=number, first=progress.batch)
-        for batch, clips_of_all in zip(self.batches(clips, order), order.sizes, strict=True):
+        for batch, clips_of_all in zip(
+            batches(clips, order, config.clips, self.fabric.device), order.sizes, strict=True
+        ):
             lr = learning_rate(config.optimizer, progress.step, **decay)
             values = self.step(batch, lr=lr, clips_of_all=clips_of_all)
             progress.step += 1
@@ -174,7 +177,8 @@ class _Training:
     def validate(self, held_back: Clips) -> float:
         """The mean loss over the validation clips."""
         total = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)  # sum, clips
-        for batch in self.batches(held_back, self.order(held_back, shuffle=False)):
+        order = self.order(held_back, shuffle=False)
+        for batch in batches(held_back, order, self.config.clips, self.fabric.device):
             losses = self.step.evaluate(batch)
             total += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
             self.take_wishes(*self.over_ranks(total.new_zeros(0)).tolist())
@@ -196,22 +200,10 @@ class _Training:
             pictures = draw(self.net, images, seeds=config.seeds, clip_feedback=config.clip_feedback)
         show(self.fabric.loggers, pictures, self.progress.step)
 
-    # --- batches ---
-
     def order(self, clips: Clips, **choices: Any) -> EpochOrder:
         """This rank's part of every batch."""
         ranks = {"rank": self.fabric.global_rank, "ranks": self.fabric.world_size}
         return EpochOrder(len(clips), self.config.batch, **ranks, **choices)
-
-    def batches(self, clips: Clips, order: EpochOrder) -> Iterator[Tensor]:
-        """Batches uint8 (B, T, 3, H, W) on the run's device."""
-        device, workers = self.fabric.device, self.config.clips.workers
-        if self.config.clips.jpeg_decoder == "device":
-            for jpegs, count in load_encoded(clips, order, workers=workers):
-                yield decode_jpegs(jpegs, device).unflatten(0, (count, -1))
-        else:
-            for batch in load(clips, order, workers=workers, pin_memory=device.type == "cuda"):
-                yield batch.to(device, non_blocking=True)
 
     # --- numbers ---
 
@@ -336,3 +328,13 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
         return clips, clips
     limit = config.early_stopping.validation_clips
     return clips, Clips(open_videos(folder, "validation"), length=length, step=step, at_most=limit, seed=config.seed)
+
+
+def batches(clips: Clips, order: EpochOrder, config: ClipsConfig, device: torch.device) -> Iterator[Tensor]:
+    """Batches uint8 (B, T, 3, H, W) on the device, where they arrive while it is still at work on earlier ones."""
+    if config.jpeg_decoder == "device":
+        for jpegs, count in load_encoded(clips, order, workers=config.workers):
+            yield decode_jpegs(jpegs, device).unflatten(0, (count, -1))
+    else:
+        for batch in load(clips, order, workers=config.workers, pin_memory=device.type == "cuda"):
+            yield batch.to(device, non_blocking=True)

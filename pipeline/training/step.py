@@ -58,7 +58,8 @@ class Step:
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, weight_decay=config.optimizer.weight_decay, fused=True)
         fast = self.routine
-        if pick_compile(config.hardware.compile, fabric):
+        self.compiled = pick_compile(config.hardware.compile, fabric)
+        if self.compiled:
             mode = "reduce-overhead" if fabric.device.type == "cuda" else "default"  # the first: with CUDA graphs
             fast = torch.compile(self.routine, mode=mode, fullgraph=True, dynamic=False)
         self.model, self.optimizer = fabric.setup(fast, optimizer)

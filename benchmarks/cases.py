@@ -1,0 +1,73 @@
+"""Networks and settings to measure, and clips to measure them on."""
+
+import importlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.nets.encoder import Encoder, load_weights
+from pipeline.nets.ladder import Ladder
+from pipeline.params import from_dict
+from pipeline.training.config import TrainConfig
+
+FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1)}  # in, predicted
+
+
+def make_config(
+    model: str,
+    *,
+    height: int,
+    width: int,
+    channels: int,
+    batch: int,
+    hardware: dict[str, object],
+    **changes: object,
+) -> TrainConfig:
+    """The report's setting of a model; channels: the width of its branches."""
+    seeds, horizon = FRAMES[model]
+    net = {"width": channels} | ({} if model == "full_res" else {"upsample": "pixel_shuffle"})
+    settings = {
+        "seed": 0,
+        "net": net,
+        "height": height,
+        "width": width,
+        "encoder": "random",
+        "seeds": seeds,
+        "horizon": horizon,
+        "clip_feedback": True,
+        "clips": {"step": 1, "fraction": 1.0, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"},
+        "curriculum": [{"fps": 10, "epochs": 1}],
+        "batch": batch,
+        "loss": {"dssim": 0.6, "l1": 0.3, "l2": 0.1},
+        "optimizer": {"lr": 3e-4, "weight_decay": 0.01, "warmup_steps": 0, "clip_norm": 1.0},
+        "early_stopping": {"patience": 0, "validation_clips": 64},
+        "hardware": {"device": "auto", "devices": 1, "nodes": 1, "strategy": "auto", **hardware},
+        "checkpoint_minutes": 1000.0,
+        "wandb": "disabled",
+    }
+    return from_dict({**settings, **changes}, TrainConfig, where=f"train.{model}")
+
+
+def make_net(model: str, config: TrainConfig) -> Ladder:
+    """The network with seeded weights."""
+    torch.manual_seed(config.seed)
+    variant = importlib.import_module(f"pipeline.nets.{model}")
+    net_config = from_dict(config.net, variant.Config, where="net")
+    net = variant.build(net_config, Encoder(), height=config.height, width=config.width)
+    load_weights(net.encoder, config.encoder)
+    return net
+
+
+def moving_textures(clips: int, frames: int, *, height: int, width: int, seed: int) -> Tensor:
+    """uint8 (clips, frames, 3, height, width): in each a random texture that moves by up to three pixels a frame."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(clips, 3, height // 8, width // 8, generator=generator)
+    texture = (F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
+    velocity = torch.randint(-3, 4, (clips, 2), generator=generator).tolist()
+    return torch.stack(
+        [
+            torch.stack([image.roll((t * dy, t * dx), (1, 2)) for t in range(frames)])
+            for image, (dy, dx) in zip(texture, velocity, strict=True)
+        ]
+    )

@@ -1,0 +1,247 @@
+"""A training step: how long it takes, how far from the device's limit, and against the same step done plainly.
+
+    python -m benchmarks.train [--model lvln] [--size 128x160] [--batch 16] [--channels 64] [--shards DIR]
+
+Without sizes: the report's on a GPU, the default data set's on a CPU. The step is the training loop's own
+(pipeline/training/step.py). The plain one (benchmarks/plain.py) is float32, eager, frame by frame. Both start from the
+same weights and see the same clips, in turns; the losses of their first steps are compared. Time is the clock's, from
+before the first to after the last step of a turn, with the device waited for only at its end; the median turn counts.
+
+With --shards (a folder with train-*.tar) it also times the step fed by the loader, against clips already on the device.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cases import FRAMES, make_config, make_net, moving_textures
+from benchmarks.measure import environment, peak_memory_gib, report
+from benchmarks.plain import PlainNet, plain_losses
+from pipeline.training.config import TrainConfig
+from pipeline.training.hardware import make_fabric
+from pipeline.training.loop import batches
+from pipeline.training.step import Readings, Routine, Step
+from pipeline.video.clips import Clips, EpochOrder
+from pipeline.video.shards import open_videos
+
+COMPARED = 10  # steps whose losses are compared
+
+
+def main() -> None:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=FRAMES, default="lvln")
+    parser.add_argument("--size", default="128x160" if on_gpu else "64x64", help="height x width in pixels")
+    parser.add_argument("--batch", type=int, default=16 if on_gpu else 8)
+    parser.add_argument("--channels", type=int, default=64 if on_gpu else 16, help="of a branch; 64 in the report")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto")
+    parser.add_argument("--compile", choices=["auto", "true", "false"], default="auto")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20 if on_gpu else 3, help="in a turn; the plain form takes fewer")
+    parser.add_argument("--shards", type=Path, help="a folder with train-*.tar")
+    parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes, with --shards")
+    parser.add_argument("--compile-only", action="store_true", help="one step, to fill the compiler's cache")
+    arguments = parser.parse_args()
+    height, width = map(int, arguments.size.split("x"))
+    config = make_config(
+        arguments.model,
+        height=height,
+        width=width,
+        channels=arguments.channels,
+        batch=arguments.batch,
+        hardware={
+            "device": arguments.device,
+            "precision": arguments.precision,
+            "compile": {"true": True, "false": False}.get(arguments.compile, "auto"),
+        },
+    )
+    measure(arguments, config)
+
+
+def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
+    """Prints the figures."""
+    fabric = make_fabric(config.hardware, key="hardware", height=config.height, width=config.width)
+    device, frames = fabric.device, config.seeds + config.horizon
+    size = {"height": config.height, "width": config.width}
+    net = make_net(arguments.model, config)
+    flops = flops_of_a_clip(arguments.model, config)
+    plain = PlainNet(net)  # stays on the CPU until the fast form's memory has been read
+    pool = [moving_textures(config.batch, frames, **size, seed=i).to(device) for i in range(4)]
+
+    step = Step(fabric, net, config)
+    fast = _Timed(lambda clips: step(clips, lr=config.optimizer.lr, clips_of_all=config.batch), device)
+    first, losses = fast.run(pool, 1)
+    if arguments.compile_only:
+        return
+    losses += fast.run(pool, COMPARED - 1, at=1)[1]
+    memory = peak_memory_gib(device)
+
+    slow = _Timed(_plain_step(plain.to(device), config), device)
+    expected = slow.run(pool, COMPARED)[1]
+    ours, theirs, theirs_tf32 = [], [], []
+    for _ in range(arguments.turns):
+        ours.append(fast.run(pool, arguments.steps)[0] / arguments.steps)
+        few = max(1, arguments.steps // 4)
+        theirs.append(slow.run(pool, few)[0] / few)
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = True
+            theirs_tf32.append(slow.run(pool, few)[0] / few)
+            torch.backends.cudnn.allow_tf32 = False
+    seconds = statistics.median(ours)
+    rate, dtype = matrix_rate(device, fabric.strategy.precision.precision)
+    tflops = flops["model"] * config.batch / seconds / 1e12
+    figures = {
+        "case": {
+            "model": arguments.model,
+            **size,
+            "batch": config.batch,
+            "channels": arguments.channels,
+            "seeds": config.seeds,
+            "horizon": config.horizon,
+            "precision": fabric.strategy.precision.precision,
+            "compiled": step.compiled,
+        },
+        "ms_per_step": 1e3 * seconds,
+        "ms_per_step_turns": [1e3 * turn for turn in ours],
+        "clips_per_s": config.batch / seconds,
+        "gflop_per_clip": {form: count / 1e9 for form, count in flops.items()},
+        "tflops": tflops,
+        "peak_tflops": {dtype: rate},
+        "fraction_of_peak": tflops / rate,
+        "fraction_of_peak_executed": tflops / rate * flops["executed"] / flops["model"],
+        "plain_ms_per_step": 1e3 * statistics.median(theirs),
+        "ratio_to_plain": statistics.median(theirs) / seconds,
+        "loss_off_most": max(abs(a - b) / b for a, b in zip(losses, expected, strict=True)),
+        "peak_memory_gib": memory,
+        "first_step_s": first,
+        "hours_for_300000_steps": seconds * 300_000 / 3600,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["cpu"],
+        "environment": environment("torch", "lightning"),
+    }
+    if theirs_tf32:
+        figures["ratio_to_plain_with_tf32"] = statistics.median(theirs_tf32) / seconds
+    if arguments.shards:
+        figures["from_shards"] = measure_shards(arguments, config, fast, pool)
+    report(figures)
+
+
+class _Timed:
+    """Runs a step on clips one after the other."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor], device: torch.device):
+        self.step, self.device = step, device
+
+    def run(self, pool: list[Tensor], steps: int, *, at: int = 0) -> tuple[float, list[float]]:
+        """(seconds, the losses), from the pool's clips in turn, the first being number `at`."""
+        return self.feed(pool[(at + i) % len(pool)] for i in range(steps))
+
+    def feed(self, source: Iterable[Tensor]) -> tuple[float, list[float]]:
+        readings, losses = Readings(self.device), []
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        for i, clips in enumerate(source):
+            readings.add(i, self.step(clips))
+            losses += [values[0] for _, values in readings.due()]
+        losses += [values[0] for _, values in readings.due(everything=True)]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start, losses
+
+
+def _plain_step(net: PlainNet, config: TrainConfig) -> Callable[[Tensor], Tensor]:
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+    routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
+    torch.backends.cudnn.allow_tf32 = False  # float32 products, as the report's GPU made them
+
+    def step(clips: Tensor) -> Tensor:
+        loss = plain_losses(net, clips.float() / 255, config.loss, **routine).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
+        optimizer.step()
+        return loss.detach()[None]
+
+    return step
+
+
+def flops_of_a_clip(model: str, config: TrainConfig) -> dict[str, int]:
+    """Floating-point operations (2 a multiply-add) of forward and backward. model: every frame through the ladder,
+    decoded where it is scored, which is what rates are quoted by; executed: the fast form's, which leaves out
+    convolutions of the zero state and layer4 of frames that are not decoded; plain: the plain form's."""
+    net = make_net(model, config)
+    plain = PlainNet(net)
+    clips = moving_textures(1, config.seeds + config.horizon, height=config.height, width=config.width, seed=0)
+    routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
+
+    def plainly(*, decode_all: bool) -> int:
+        return _counted(lambda: plain_losses(plain, clips.float() / 255, config.loss, **routine, decode_all=decode_all))
+
+    return {
+        "model": plainly(decode_all=False),
+        "executed": _counted(lambda: Routine(net, config)(clips)),
+        "plain": plainly(decode_all=True),
+    }
+
+
+def _counted(losses: Callable[[], Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        losses().mean().backward()
+    return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, precision: str) -> tuple[float, str]:
+    """TFLOP/s of a large matrix product of random numbers, and in what: bf16, or float32 where a CPU trains in it."""
+    in_bf16 = device.type == "cuda" or "bf16" in precision
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device).to(torch.bfloat16 if in_bf16 else torch.float32) for _ in range(2))
+    rates = []
+    for _ in range(12):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        rates.append(2 * n**3 / (time.perf_counter() - start) / 1e12)
+    return statistics.median(rates[2:]), "bf16" if in_bf16 else "float32"
+
+
+def measure_shards(
+    arguments: argparse.Namespace, config: TrainConfig, fast: _Timed, pool: list[Tensor]
+) -> dict[str, object]:
+    """Clips a second of the step fed by the loader, and by clips that are on the device already, in turns."""
+    clips = Clips(open_videos(arguments.shards, "train"), length=config.seeds + config.horizon, step=1)
+    found = {}
+    for decoder in ("cpu", "device") if fast.device.type == "cuda" else ("cpu",):
+        loader = replace(config.clips, workers=arguments.workers, jpeg_decoder=decoder)
+        loaded, synthetic = [], []
+        for epoch in range(arguments.turns):
+            order = EpochOrder(len(clips), config.batch, epoch=epoch)
+            if order.sizes.count(config.batch) <= arguments.steps:
+                raise SystemExit(f"{arguments.shards}: {len(clips)} clips are too few for {arguments.steps} steps")
+            source = batches(clips, order, loader, fast.device)
+            next(source)  # the workers have started
+            loaded.append(fast.feed(islice(source, arguments.steps))[0])
+            source.close()
+            synthetic.append(fast.run(pool, arguments.steps)[0])
+        done = config.batch * arguments.steps
+        found[decoder] = {
+            "clips_per_s": done / statistics.median(loaded),
+            "ratio_to_synthetic": statistics.median(synthetic) / statistics.median(loaded),
+        }
+    return {"workers": arguments.workers, "jpeg_decoder": found}
+
+
+if __name__ == "__main__":
+    main()
