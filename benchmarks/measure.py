@@ -64,11 +64,13 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def report(figures: dict[str, object]) -> None:
-    """The last line of a benchmark: one JSON object, floats to three digits after the point."""
+    """The last line of a benchmark: one JSON object, floats to four digits."""
     print(json.dumps(_rounded(figures), sort_keys=True))
 
 
 def _rounded(node: object) -> object:
     if isinstance(node, dict):
         return {key: _rounded(value) for key, value in node.items()}
-    return round(node, 3) if isinstance(node, float) else node
+    if isinstance(node, list):
+        return [_rounded(value) for value in node]
+    return float(f"{node:.4g}") if isinstance(node, float) else node

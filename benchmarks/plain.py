@@ -78,6 +78,8 @@ class PlainNet(nn.Module):
         )
         self.grus = nn.ModuleList(nn.ModuleList(PlainGRU(gru) for gru in block.grus) for block in net.lateral)
         self.bottom, self.decoder, self.head = deepcopy(net.bottom), deepcopy(net.decoder), deepcopy(net.head)
+        for name, value in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
         self.to(memory_format=torch.contiguous_format)
         self.train()
 
@@ -88,8 +90,7 @@ class PlainNet(nn.Module):
 
     def forward(self, frame: Tensor, states: list | None, *, decoded: bool = True) -> tuple[Tensor | None, list]:
         """A frame (B, 3, H, W) and the states [level][kernel] -> the prediction of the next one, and the states."""
-        mean, std = (torch.tensor(value, device=frame.device).view(3, 1, 1) for value in (MEAN, STD))
-        x = (frame - mean) / std
+        x = (frame - self.mean) / self.std
         taps = {"stem": self.stem(x)} if self.stem else {}
         resnet = self.resnet
         taps["conv1"] = resnet.relu(resnet.bn1(resnet.conv1(x)))
@@ -112,7 +113,7 @@ class PlainNet(nn.Module):
         x = self.bottom(taps["layer4"])
         for block, c in zip(self.decoder, reversed(lateral[1:]), strict=True):
             x = block(torch.cat([c, x], 1))
-        return self.head(torch.cat([lateral[0], x], 1)) * std + mean, states
+        return self.head(torch.cat([lateral[0], x], 1)) * self.std + self.mean, states
 
 
 def plain_losses(

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
     net = make_net(arguments.model, config)
     flops = flops_of_a_clip(arguments.model, config)
     plain = PlainNet(net)  # stays on the CPU until the fast form's memory has been read
-    pool = [moving_textures(config.batch, frames, **size, seed=i).to(device) for i in range(4)]
+    pool = [moving_textures(config.batch, frames, **size, seed=i) for i in range(4)]
+    # Laid out as the loader's batches are: a compiled step is compiled for one layout.
+    pool = [clips.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3).to(device) for clips in pool]
 
     step = Step(fabric, net, config)
     fast = _Timed(lambda clips: step(clips, lr=config.optimizer.lr, clips_of_all=config.batch), device)
@@ -85,7 +88,8 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
     losses += fast.run(pool, COMPARED - 1, at=1)[1]
     memory = peak_memory_gib(device)
 
-    slow = _Timed(_plain_step(plain.to(device), config), device)
+    plain_step = _plain_step(plain.to(device), config)
+    slow, slow_tf32 = (_Timed(partial(plain_step, tf32=tf32), device) for tf32 in (False, True))
     expected = slow.run(pool, COMPARED)[1]
     ours, theirs, theirs_tf32 = [], [], []
     for _ in range(arguments.turns):
@@ -93,9 +97,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
         few = max(1, arguments.steps // 4)
         theirs.append(slow.run(pool, few)[0] / few)
         if device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = True
-            theirs_tf32.append(slow.run(pool, few)[0] / few)
-            torch.backends.cudnn.allow_tf32 = False
+            theirs_tf32.append(slow_tf32.run(pool, few)[0] / few)
     seconds = statistics.median(ours)
     rate, dtype = matrix_rate(device, fabric.strategy.precision.precision)
     tflops = flops["model"] * config.batch / seconds / 1e12
@@ -158,18 +160,20 @@ class _Timed:
         return time.perf_counter() - start, losses
 
 
-def _plain_step(net: PlainNet, config: TrainConfig) -> Callable[[Tensor], Tensor]:
+def _plain_step(net: PlainNet, config: TrainConfig) -> Callable[..., Tensor]:
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
     routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
-    torch.backends.cudnn.allow_tf32 = False  # float32 products, as the report's GPU made them
 
-    def step(clips: Tensor) -> Tensor:
+    def step(clips: Tensor, *, tf32: bool) -> Tensor:
+        """tf32: products as a GPU makes them by default; without, in float32, as the report's GPU did."""
+        torch.backends.cudnn.allow_tf32, before = tf32, torch.backends.cudnn.allow_tf32
         loss = plain_losses(net, clips.float() / 255, config.loss, **routine).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
         optimizer.step()
+        torch.backends.cudnn.allow_tf32 = before
         return loss.detach()[None]
 
     return step
@@ -228,10 +232,10 @@ def measure_shards(
         loaded, synthetic = [], []
         for epoch in range(arguments.turns):
             order = EpochOrder(len(clips), config.batch, epoch=epoch)
-            if order.sizes.count(config.batch) <= arguments.steps:
+            if order.sizes.count(config.batch) < arguments.steps + 3:
                 raise SystemExit(f"{arguments.shards}: {len(clips)} clips are too few for {arguments.steps} steps")
             source = batches(clips, order, loader, fast.device)
-            next(source)  # the workers have started
+            fast.feed(islice(source, 3))  # the workers have started; frames of another size are compiled for
             loaded.append(fast.feed(islice(source, arguments.steps))[0])
             source.close()
             synthetic.append(fast.run(pool, arguments.steps)[0])

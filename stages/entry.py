@@ -1,5 +1,6 @@
 """How a stage starts and ends: its matrix item, and one clear message when it cannot go on."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ def run(stage: str, main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
-        report = Path("runs", "_".join([stage, *sys.argv[1:]]), "traceback.txt")
+        rank = os.environ.get("RANK", "0")  # of several processes that train together
+        name = "traceback.txt" if rank == "0" else f"traceback_{rank}.txt"
+        report = Path("runs", "_".join([stage, *sys.argv[1:]]), name)
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(f"\n{stage}: {error}\n({type(error).__name__}; traceback in {report})")

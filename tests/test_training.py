@@ -1,8 +1,10 @@
 """The training loop: learns, is deterministic, continues bit for bit after a kill, refuses what it must."""
 
+import io
 import itertools
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,20 +12,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from ruamel.yaml import YAML
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.params import from_dict
 from pipeline.training.checkpoint import load_state, save_state
-from pipeline.training.config import OptimizerConfig, TrainConfig
-from pipeline.training.hardware import make_fabric
+from pipeline.training.config import OptimizerConfig, Phase, TrainConfig
+from pipeline.training.hardware import make_fabric, pick_precision
 from pipeline.training.logs import make_loggers
-from pipeline.training.loop import phase_clips, train
+from pipeline.training.loop import STATE, phase_clips, train
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_file import ModelCard, build_net, load_model, save_model
-from pipeline.training.step import learning_rate
+from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.shards import RATES
 from tests.videos import stored_video
 
@@ -149,6 +154,90 @@ def test_jpegs_decoded_where_the_model_is_change_nothing(shards: Path, tmp_path:
     assert same_weights(first, second)
 
 
+def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The curriculum's beginning is taken from the earlier run; curves and weights are those of training it all."""
+    before = config(curriculum=[{"fps": 25, "epochs": 1}, {"fps": 15, "epochs": 1}, {"fps": 10, "epochs": 2}])
+    after = replace(before, curriculum=(*before.curriculum[:2], Phase(fps=10, epochs=1)))
+    _, record = run(before, shards, tmp_path / "a")
+    (tmp_path / "a" / STATE).unlink()  # as the stage does when it has written the result
+    capsys.readouterr()
+    net, reused = run(after, shards, tmp_path / "a")
+    first_of_last = next(row["step"] for row in record.curve if row["fps"] == 10)
+    assert f"continuing at step {first_of_last - 1} from {tmp_path}/a/phase_2.pt" in capsys.readouterr().out
+    expected, scratch = run(after, shards, tmp_path / "b")
+    assert same_weights(net, expected)
+    assert (reused.curve, reused.validation) == (scratch.curve, scratch.validation)
+    assert scalars(tmp_path / "a") == scalars(tmp_path / "b")  # TensorBoard too shows the whole run, and no other
+
+    (tmp_path / "a" / STATE).unlink()
+    middle = replace(after, curriculum=(after.curriculum[0], Phase(fps=15, epochs=2), after.curriculum[2]))
+    capsys.readouterr()
+    run(middle, shards, tmp_path / "a")
+    assert f"from {tmp_path}/a/phase_1.pt" in capsys.readouterr().out
+    # A phase that was last was trained at a falling rate, and serves no longer curriculum.
+    (tmp_path / "a" / STATE).unlink()
+    longer = replace(middle, curriculum=(*middle.curriculum, Phase(fps=10, epochs=1)))
+    run(longer, shards, tmp_path / "a")
+    assert f"from {tmp_path}/a/phase_2.pt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "reused"),
+    [
+        ({"seed": 1}, False),
+        ({"optimizer": {"lr": 0.001, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0}}, False),
+        ({"clips": {"step": 5, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"}}, False),
+        ({"clips": {"step": 4, "fraction": 0.25, "overfit": 0, "workers": 2, "jpeg_decoder": "cpu"}}, True),
+        ({"checkpoint_minutes": 3.0}, True),
+    ],
+)
+def test_finished_phases_serve_runs_that_share_all_that_matters(
+    shards: Path, tmp_path: Path, change: dict, reused: bool, capsys: pytest.CaptureFixture
+) -> None:
+    """How often it saves and how many workers load cannot change a number."""
+    phases = [{"fps": 15, "epochs": 1}, {"fps": 10, "epochs": 1}]
+    run(config(curriculum=phases), shards, tmp_path)
+    capsys.readouterr()
+    run(config(curriculum=phases, **change), shards, tmp_path)
+    assert ("continuing at step" in capsys.readouterr().out) is reused
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in sorted(events.Tags()["scalars"])
+    }
+
+
+def test_tensorboard_shows_losses_rates_and_pictures(shards: Path, tmp_path: Path) -> None:
+    settings = config(curriculum=[{"fps": 10, "epochs": 2}])
+    _, record = run(settings, shards, tmp_path)
+    found = scalars(tmp_path)
+    assert [value for _, value in found["train/loss"]] == pytest.approx([row["loss"] for row in record.curve])
+    assert [value for _, value in found["train/lr"]] == pytest.approx([row["lr"] for row in record.curve])
+    assert [step for step, _ in found["validation/loss"]] == [row["step"] for row in record.validation]
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    steps = [0, *(row["step"] for row in record.validation)]  # before training, and after each epoch
+    for tag, rows in (("predictions", 2 * 4), ("filters", 1 + 4 * 3)):
+        pictures = events.Images(tag)
+        assert [picture.step for picture in pictures] == steps
+        image = np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
+        assert image.shape == (rows * 34 + 2, 4 * 34 + 2, 3)
+        assert pictures[0].encoded_image_string != pictures[-1].encoded_image_string
+    frames = image[2:34, 2:]  # the picture of filters begins with the clip itself
+    clip = phase_clips(settings, shards / "10")[1][0]
+    assert np.array_equal(frames[:, :32], clip[0].permute(1, 2, 0).numpy())
+
+
+def test_the_progress_bar_says_where_it_is(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(config(), shards, tmp_path)
+    said = capsys.readouterr().err
+    assert "lvln phase 1/2 (15 fps) epoch 1/1" in said
+    assert "lvln phase 2/2 (10 fps) epoch 2/2: 100%" in said
+    assert "loss=0." in said
+    assert "step" in said.rsplit("loss=", 1)[0][-60:]
+
+
 def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
     """With a learning rate that is practically zero nothing improves beyond the first epochs."""
     settings = config(
@@ -181,6 +270,63 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_phase(shards: Path, tmp_p
     settings = config(optimizer={"lr": 1e30, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e30})
     with pytest.raises(FloatingPointError, match=r"loss \S+, gradient norm \S+ at step \d+, phase 0 \(15 fps\)"):
         run(settings, shards, tmp_path)
+
+
+def test_the_last_good_state_survives_a_loss_that_is_not_finite(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved after every step, the state never gets past the step before; read late, as on a GPU, neither."""
+    for lag in (0, 2):
+        folder = tmp_path / str(lag)
+        original = Step.__call__
+        calls = itertools.count()
+
+        def poisoned(self: Step, clips: torch.Tensor, **choices: object) -> torch.Tensor:
+            values = original(self, clips, **choices)  # noqa: B023
+            return values if next(calls) < 5 else values * math.nan  # noqa: B023
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Step, "__call__", poisoned)
+            patch.setattr(Readings, "lag", lag)
+            with pytest.raises(FloatingPointError, match=rf"loss nan.* at step 5, .*kept in {folder}/state\.pt"):
+                run(config(checkpoint_minutes=1e-9), shards, folder)
+        progress = torch.load(folder / STATE)["progress"]
+        assert progress["step"] <= 5
+        assert all(math.isfinite(loss) for loss in progress["pending"])
+        _, record = run(config(checkpoint_minutes=1e-9), shards, folder)
+        assert all(math.isfinite(row["loss"]) for row in record.curve)
+
+
+def test_reading_late_changes_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the numbers of a step are read two steps later."""
+    net, record = run(config(), shards, tmp_path / "a")
+    monkeypatch.setattr(Readings, "lag", 2)
+    late, same = run(config(), shards, tmp_path / "b")
+    assert same_weights(net, late)
+    assert (record.curve, record.validation) == (same.curve, same.validation)
+
+
+def test_a_batch_that_does_not_fit_names_what_to_set(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(Step, "__call__", full)
+    message = (
+        r"train\.lvln\.batch: 8 clips of 4 frames of 32×32 do not fit in the memory of cpu; set it to 4, or lower "
+        r"train\.lvln\.height and width; no state had been saved yet\. \(CUDA out of memory\. Tried to allocate 2"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        run(config(), shards, tmp_path)
+
+
+def test_precision_goes_with_the_device() -> None:
+    assert pick_precision("auto", "cpu", key="k", smallest=32) == "32-true"
+    assert pick_precision("bf16-mixed", "cpu", key="k", smallest=64) == "bf16-mixed"
+    assert pick_precision("auto", "cpu", key="k", smallest=64) in ("32-true", "bf16-mixed")
+    with pytest.raises(ValueError, match=r"k: bf16-mixed on a CPU needs frames of at least 64×64 pixels; set it to"):
+        pick_precision("bf16-mixed", "cpu", key="k", smallest=32)
 
 
 def test_a_second_trainer_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -236,57 +382,105 @@ def test_state_of_another_run_is_not_used(tmp_path: Path) -> None:
 
 
 WORKER = """
-import sys, torch
-sys.path.insert(0, {root!r})
+import sys
 from pathlib import Path
+sys.path.insert(0, {root!r})
 from pipeline.training.model_file import save_model
 from tests.test_training import CLIPS, card, config, run
-settings = config(checkpoint_minutes=1e-9, clips=CLIPS | {{"workers": {workers}}})
+settings = config(checkpoint_minutes={minutes}, clips=CLIPS | {{"workers": {workers}}})
 net, record = run(settings, Path({shards!r}), Path({folder!r}))
-save_model(Path({out!r}), net, card(settings))
+save_model(Path({folder!r}) / "model", net, card(settings))
 print(record.curve, record.validation)
 """
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGKILL, 0), (signal.SIGTERM, 2)])
-def test_a_killed_run_continues_to_the_same_bytes(shards: Path, tmp_path: Path, number: int, workers: int) -> None:
-    """Killed for real, at several moments, mid-epoch; the end is that of an undisturbed run."""
+class Runs:
+    """The same run in processes of its own: started in a folder, killed, started again."""
 
-    def start(folder: str) -> subprocess.Popen:
-        code = WORKER.format(
-            root=str(ROOT),
-            shards=str(shards),
-            folder=str(tmp_path / folder),
-            out=str(tmp_path / folder / "m"),
-            workers=workers,
-        )
+    def __init__(self, root: Path, shards: Path, *, workers: int, minutes: float):
+        self.root, self.values = root, {"shards": str(shards), "workers": workers, "minutes": minutes}
+
+    def start(self, folder: str) -> subprocess.Popen:
+        code = WORKER.format(root=str(ROOT), folder=str(self.root / folder), **self.values)
         return subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=single_thread, start_new_session=True
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # the fastest for so small a network
+            start_new_session=True,
         )
 
-    single_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # the fastest for so small a network
-    undisturbed, _ = start("a").communicate(timeout=120)
-    state = tmp_path / "b" / "state.pt"
-    seen = 0
-    for _ in range(3):
-        process = start("b")
-        last = state.stat().st_mtime_ns if state.exists() else 0
+    def kill(self, folder: str, number: int, *, when: str, delay: float) -> bool:
+        """Starts a run and kills its whole process group `delay` seconds after the file `when` has changed; False if
+        the run was over before."""
+        process, file = self.start(folder), self.root / folder / when
+        last = changed(file)
         deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if state.exists() and state.stat().st_mtime_ns != last:
-                break
-            time.sleep(0.002)
+        while process.poll() is None and changed(file) == last and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(delay)
         if process.poll() is None:
             os.killpg(process.pid, number)  # the loader's workers get it too
         process.communicate(timeout=60)
-        if number == signal.SIGTERM and process.returncode:
-            assert process.returncode == 128 + signal.SIGTERM
-        seen += process.returncode != 0
-    assert seen >= 2
-    output, _ = start("b").communicate(timeout=120)
-    assert "continuing at step" in output
-    assert output.splitlines()[-1] == undisturbed.splitlines()[-1]
-    assert (tmp_path / "a" / "m").read_bytes() == (tmp_path / "b" / "m").read_bytes()
+        assert process.returncode in (0, -signal.SIGKILL, 128 + number)
+        return process.returncode != 0
+
+    def finish(self, folder: str) -> list[str]:
+        output, _ = self.start(folder).communicate(timeout=120)
+        return output.splitlines()
+
+
+def changed(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "seed"),
+    [
+        (signal.SIGKILL, 2, 0),
+        *(pytest.param(signal.SIGKILL, seed % 3, seed, marks=pytest.mark.slow) for seed in range(1, 6)),
+        pytest.param(signal.SIGTERM, 0, 6, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, 7, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, 8, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_continues_to_the_same_bytes(
+    shards: Path, tmp_path: Path, number: int, workers: int, seed: int
+) -> None:
+    """Killed for real: at random moments of an epoch, while it saves, and between the phases; the end is that of an
+    undisturbed run. The state is saved after every step, or by the clock now and then."""
+    rng = random.Random(seed)
+    runs = Runs(tmp_path, shards, workers=workers, minutes=rng.choice([1e-9, 0.3 / 60]))
+    undisturbed = runs.finish("a")
+    moments = ["phase_1.pt", *(rng.choice([STATE, "state.partial"]) for _ in range(2))]
+    rng.shuffle(moments)
+    killed = [runs.kill("b", number, when=when, delay=rng.choice([0, rng.uniform(0, 0.5)])) for when in moments]
+    assert any(killed)
+    ended = runs.finish("b")
+    assert "continuing at step" in ended[-2]
+    assert ended[-1] == undisturbed[-1]
+    assert (tmp_path / "a" / "model").read_bytes() == (tmp_path / "b" / "model").read_bytes()
+
+
+def test_sigterm_saves_and_ends_promptly(shards: Path, tmp_path: Path) -> None:
+    """Nothing but the signal can have saved the state: by the clock it would be days later."""
+    runs = Runs(tmp_path, shards, workers=2, minutes=10_000)
+    process, events = runs.start("a"), tmp_path / "a" / "tensorboard"
+    deadline = time.monotonic() + 60
+    while not list(events.glob("events.*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    assert not (tmp_path / "a" / STATE).exists()
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert time.monotonic() - begun < 10  # a step, a save and the end of the interpreter, on a busy machine
+    assert process.returncode == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / "a" / STATE)["progress"]["step"] > 0
 
 
 def test_stage_train_names_bad_params(tmp_path: Path) -> None:

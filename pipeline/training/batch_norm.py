@@ -18,7 +18,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        count = values.new_tensor([values.numel() / values.shape[1]])
+        count = values.new_full((1,), values.numel() / values.shape[1])
         *total, count = all_reduce(torch.cat([values.sum((0, 2, 3)), count])).split([self.num_features, 1])
         mean = total[0] / count
         centred = values - mean.view(1, -1, 1, 1)

@@ -60,3 +60,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.curriculum:
             raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")
+        if self.hardware.ranks > 1 and self.seeds + self.horizon < 3:
+            # A single step starts from the zero state, and the weights over the state would get no gradient.
+            raise ValueError("seeds and horizon are 1 frame each; several processes need one more")

@@ -31,7 +31,7 @@ class HardwareConfig:
     nodes: Annotated[int, AtLeast(1)]  # machines
     strategy: Literal["auto", "ddp"]  # auto: ddp for more than one process
     precision: Literal["auto", "32-true", "bf16-mixed"]  # auto: bf16-mixed where the device computes in it
-    compile: Literal["auto", True, False]  # auto: on a single GPU, when torch.compile works there
+    compile: Literal["auto", True, False]  # auto: on a single GPU without ddp, when torch.compile works there
 
     @property
     def ranks(self) -> int:
@@ -45,18 +45,19 @@ def make_fabric(config: HardwareConfig, *, key: str, height: int, width: int, lo
     processes than the section says, or when the precision does not go with the device.
     """
     device = pick_device(config.device, key=f"{key}.device").type
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != config.ranks:
+    here, started = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if (here, started) != (config.devices, config.ranks):
         raise ValueError(
             f"{key}: devices {config.devices} on each of nodes {config.nodes} make {config.ranks} processes, but "
-            f"{started} started; start them with: torchrun --nnodes {config.nodes} --nproc-per-node {config.devices}"
+            f"{started} started, {here} of them here; start them with: torchrun --nnodes {config.nodes} "
+            f"--nproc-per-node {config.devices}"
         )
     if device == "cuda" and config.devices > torch.cuda.device_count():
         raise ValueError(f"{key}.devices: {config.devices}, but torch sees {torch.cuda.device_count()} GPU(s)")
-    if config.compile is True and config.ranks > 1:
-        raise ValueError(f"{key}.compile: true works on one device; set it to auto or false")
-    precision = pick_precision(config.precision, device, key=f"{key}.precision", smallest=min(height, width))
     ddp = config.strategy == "ddp" or config.ranks > 1
+    if config.compile is True and ddp:
+        raise ValueError(f"{key}.compile: true does not go with ddp; set it to auto or false")
+    precision = pick_precision(config.precision, device, key=f"{key}.precision", smallest=min(height, width))
     fabric = Fabric(
         accelerator=device,
         devices=config.devices,
@@ -96,7 +97,7 @@ def pick_compile(choice: Literal["auto"] | bool, fabric: Fabric) -> bool:
     headers, which a machine may lack; then that is said, and the run goes on uncompiled)."""
     if choice != "auto":
         return choice
-    if fabric.device.type != "cuda" or fabric.world_size > 1:
+    if fabric.device.type != "cuda" or isinstance(fabric.strategy, DDPStrategy):
         return False
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=fabric.device))

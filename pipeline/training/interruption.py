@@ -1,5 +1,6 @@
 """One trainer at a time in a run folder, and signals that wait for the end of a step."""
 
+import ctypes
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass
@@ -29,6 +32,12 @@ def only_one(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def stop_with_parent() -> None:
+    """Asks the system for a SIGTERM when this process's parent dies: killed itself, it could not pass on the signal,
+    and its children would train on. Linux only."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

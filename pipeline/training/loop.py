@@ -28,7 +28,7 @@ from tqdm import tqdm
 from pipeline.nets.ladder import Ladder
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.config import TrainConfig
-from pipeline.training.interruption import Stop, only_one, stop_requests
+from pipeline.training.interruption import Stop, only_one, stop_requests, stop_with_parent
 from pipeline.training.logs import draw, show
 from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.clips import (
@@ -76,6 +76,8 @@ def train(
     does not fit on the GPU, FloatingPointError when a loss or gradient is not finite, and SystemExit, with the state
     saved, after SIGTERM or SIGINT.
     """
+    if torch.distributed.is_torchelastic_launched():
+        stop_with_parent()
     with only_one(run / "lock") if fabric.is_global_zero else nullcontext(), stop_requests() as stop:
         training = _Training(fabric, net, config, shards, name=name, run=run, stop=stop)
         training.resume()
@@ -109,11 +111,14 @@ class _Training:
             len(self.order(clips)) * phase.epochs
             for (clips, _), phase in zip(self.clips, config.curriculum, strict=True)
         ]
+        for clips, held_back in self.clips:  # what would fail in the middle of a run fails now
+            self.order(held_back, shuffle=False)
+            as_images(clips[0], height=config.height, width=config.width)
         self.step = Step(fabric, net, config)
         self.readings = Readings(fabric.device)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None  # the weights that scored best in this phase
-        self.saving = self.stopping = False
+        self.saving = self.stopping = self.kept_state = False
         beginnings = reversed(range(1, len(self.clips)))
         self.marks = {STATE: self.mark()} | {f"phase_{count}.pt": self.mark(count) for count in beginnings}
         self.bar = tqdm(desc=name, unit="step", dynamic_ncols=True, disable=not fabric.is_global_zero)
@@ -153,7 +158,7 @@ class _Training:
         self.draw(held_back)
         if loss < progress.best_loss:
             progress.best_loss, progress.stale_epochs = loss, 0
-            self.best = {key: value.detach().cpu().clone() for key, value in self.net.state_dict().items()}
+            self.best = {key: value.to("cpu", copy=True) for key, value in self.net.state_dict().items()}
         else:
             progress.stale_epochs += 1
         progress.epoch += 1
@@ -212,7 +217,11 @@ class _Training:
         time to save. Shared, so that all ranks act on them after the same step."""
         due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         wishes = (values.new_full((1,), float(wish)) for wish in (bool(self.stop.signals), due))
-        return self.fabric.all_reduce(torch.cat([values, *wishes]), reduce_op="mean")
+        joined = torch.cat([values, *wishes])
+        if self.fabric.world_size > 1:  # not by Fabric, whose barrier would wait for the GPU
+            torch.distributed.all_reduce(joined)
+            joined /= self.fabric.world_size
+        return joined
 
     def read(self, *, everything: bool = False) -> None:
         """Takes up the numbers of finished steps."""
@@ -260,8 +269,9 @@ class _Training:
             wandb="disabled",
         )
         whole = phases is None  # then the last phase's learning rate falls
+        chosen = (self.fabric.device.type, self.fabric.strategy.precision.precision, self.step.compiled)  # by `auto`
         data = [clips for pair in self.clips[:phases] for clips in pair]
-        return fingerprint((self.name, settings, whole), data, self.net.encoder)
+        return fingerprint((self.name, settings, whole, chosen, torch.__version__), data, self.net.encoder)
 
     def resume(self) -> None:
         """Takes up the run's own state, or the longest beginning that it shares with an earlier one."""
@@ -280,6 +290,12 @@ class _Training:
             shutil.rmtree(self.run / "tensorboard", ignore_errors=True)  # of another run, or of later phases
             for row in self.progress.curve:
                 self.log(row)
+            for row in self.progress.validation:
+                self.fabric.log_dict({"validation/loss": row["loss"]}, row["step"])
+        steps = self.fabric.all_gather(torch.tensor(self.progress.step)).flatten().tolist()
+        if len(set(steps)) > 1:
+            raise RuntimeError(f"{self.run}: the ranks found states of steps {steps}; all must see the same folder")
+        self.kept_state = bool(found and name == STATE)
         self.bar.reset(total=sum(self.steps))
         self.bar.update(self.progress.step)
         self.bar.unpause()
@@ -290,7 +306,7 @@ class _Training:
             record = {"progress": asdict(self.progress), "net": self.net.state_dict(), "best": self.best}
             record["optimizer"] = self.step.optimizer.state_dict()
             save_state(self.run / name, {"fingerprint": self.marks[name], **record})
-        self.saved_at, self.saving = time.monotonic(), False
+        self.saved_at, self.saving, self.kept_state = time.monotonic(), False, True
 
     def save_if_due(self) -> None:
         """By the clock; and when the run is asked to stop, which then ends it."""
@@ -301,8 +317,9 @@ class _Training:
             raise SystemExit(128 + (self.stop.signals or [signal.SIGTERM])[0])
 
     def kept(self) -> str:
-        path = self.run / STATE
-        return f"the last good state is kept in {path}" if path.exists() else "no state had been saved yet"
+        return (
+            f"the last good state is kept in {self.run / STATE}" if self.kept_state else "no state had been saved yet"
+        )
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
@@ -311,10 +328,12 @@ class _Training:
             yield
         except torch.OutOfMemoryError as error:
             config = self.config
+            smaller = max(self.fabric.world_size, config.batch // 2)
+            advice = f"set it to {smaller}, or lower" if smaller < config.batch else "lower"
             raise RuntimeError(
                 f"train.{self.name}.batch: {config.batch} clips of {config.seeds + config.horizon} frames of "
-                f"{config.height}×{config.width} do not fit in the memory of {self.fabric.device}; set it to "
-                f"{max(1, config.batch // 2)}, or lower train.{self.name}.height and width; {self.kept()}. "
+                f"{config.height}×{config.width} do not fit in the memory of {self.fabric.device}; {advice} "
+                f"train.{self.name}.height and width; {self.kept()}. "
                 f"({str(error).splitlines()[0]})"
             ) from error
 
@@ -331,7 +350,7 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
 
 
 def batches(clips: Clips, order: EpochOrder, config: ClipsConfig, device: torch.device) -> Iterator[Tensor]:
-    """Batches uint8 (B, T, 3, H, W) on the device, where they arrive while it is still at work on earlier ones."""
+    """Batches uint8 (B, T, 3, H, W) on the device; the caller need not wait until they are there."""
     if config.jpeg_decoder == "device":
         for jpegs, count in load_encoded(clips, order, workers=config.workers):
             yield decode_jpegs(jpegs, device).unflatten(0, (count, -1))

@@ -60,6 +60,9 @@ class Step:
         fast = self.routine
         self.compiled = pick_compile(config.hardware.compile, fabric)
         if self.compiled:
+            # Else the backward is traced under the forward's autocast, and the float32 products of SSIM get gradients
+            # in bf16. Global, since compilation is put off until the first call.
+            torch._functorch.config.backward_pass_autocast = "off"
             mode = "reduce-overhead" if fabric.device.type == "cuda" else "default"  # the first: with CUDA graphs
             fast = torch.compile(self.routine, mode=mode, fullgraph=True, dynamic=False)
         self.model, self.optimizer = fabric.setup(fast, optimizer)
@@ -106,8 +109,11 @@ def learning_rate(
 class Readings:
     """Numbers that a device is still computing, each read once `lag` later ones are under way."""
 
+    lag = 0
+
     def __init__(self, device: torch.device):
-        self.lag = 2 if device.type == "cuda" else 0
+        if device.type == "cuda":
+            self.lag = 2
         self._waiting: deque[tuple[object, Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, key: object, values: Tensor) -> None:

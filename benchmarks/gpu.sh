@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Everything about training speed that needs a GPU, in one call of under eight minutes.
+#
+#     benchmarks/gpu.sh [SHARDS] [OUT]
+#
+# SHARDS: a folder with train-*.tar and validation-*.tar of 128×160 frames; without it, or if it is "", they are
+# generated. OUT: where results.jsonl (a line a measurement) and the logs go; runs/gpu by default. Runs from a plain
+# checkout: Python with torch, torchvision and lightning is all it needs.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+shards=${1:-} out=${2:-runs/gpu}
+mkdir -p "$out"
+python=${PYTHON:-python3}
+"$python" -c 'import torch; raise SystemExit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh: torch sees no GPU")' || exit 1
+export TORCHINDUCTOR_CACHE_DIR="$PWD/$out/compiled"  # one compilation serves every process of this call
+started=$SECONDS
+
+if [ -z "$shards" ]; then
+    shards="$out/shards"
+    "$python" -m benchmarks.make_shards --out "$shards" >"$out/make_shards.log" 2>&1 &
+fi
+
+declare -A case=(
+    [lvln_16]="benchmarks.train --model lvln --size 128x160 --batch 16 --shards $shards"
+    [lvln_64]="benchmarks.train --model lvln --size 128x160 --batch 64 --turns 3"
+    [one_frame_16]="benchmarks.train --model one_frame --size 64x96 --batch 16"
+    [full_res_16]="benchmarks.train --model full_res --size 64x96 --batch 16"
+    [resume]="benchmarks.train --model lvln --size 64x96 --batch 16"
+)
+
+# Compiling takes processors, not the GPU: all at once, and then the measurements one by one.
+for name in "${!case[@]}"; do
+    timeout 180 "$python" -m ${case[$name]} --compile-only >"$out/$name.compile.log" 2>&1 &
+done
+wait
+echo "compiled after $((SECONDS - started)) s"
+
+: >"$out/results.jsonl"
+measure() { # NAME LIMIT_S MODULE ARGUMENTS…: the last line of its output, or that it failed
+    local name=$1 limit=$2
+    shift 2
+    if timeout "$limit" "$python" -m "$@" >"$out/$name.log" 2>"$out/$name.err"; then
+        echo "{\"$name\": $(tail -n 1 "$out/$name.log")}" | tee -a "$out/results.jsonl"
+    else
+        echo "{\"$name\": \"failed or over $limit s; see $out/$name.err\"}" | tee -a "$out/results.jsonl"
+        tail -n 5 "$out/$name.err"
+    fi
+}
+measure lvln_16 70 ${case[lvln_16]}
+measure one_frame_16 40 ${case[one_frame_16]}
+measure lvln_64 60 ${case[lvln_64]}
+measure full_res_16 40 ${case[full_res_16]}
+measure loader 25 benchmarks.loader --shards "$shards" --batches 40
+measure resume 60 benchmarks.resume --shards "$shards" --size 64x96 --batch 16
+echo "all in $((SECONDS - started)) s; results in $out/results.jsonl"

@@ -1,0 +1,120 @@
+"""Whether an interruption changes the result, and by how much.
+
+    python -m benchmarks.resume --shards DIR [--model lvln] [--size 64x96] [--batch 16] [--channels 64]
+
+DIR holds train-*.tar and validation-*.tar. Three runs of the training loop, each in a process of its own: two that are
+left alone, and one that is killed (SIGKILL) after its first save and started again. On a CPU all three end with the
+same loss curve and weights, bit for bit. A GPU adds in varying order: there the first two show how far runs lie apart
+anyway, and the interrupted one should lie no further.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import FRAMES, make_config, make_net
+from benchmarks.measure import environment, report
+from pipeline.training.hardware import make_fabric
+from pipeline.training.loop import STATE, train
+
+
+def main() -> None:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--model", choices=FRAMES, default="lvln")
+    parser.add_argument("--size", default="64x96" if on_gpu else "64x64", help="height x width in pixels")
+    parser.add_argument("--batch", type=int, default=16 if on_gpu else 8)
+    parser.add_argument("--channels", type=int, default=64 if on_gpu else 8, help="of a branch; 64 in the report")
+    parser.add_argument("--clips", type=int, default=1600 if on_gpu else 160, help="an epoch, of which there are two")
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # a child: trains in this folder
+    arguments = parser.parse_args()
+    if arguments.run:
+        run(arguments)
+    else:
+        compare(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains and prints what came out as one line."""
+    height, width = map(int, arguments.size.split("x"))
+    config = make_config(
+        arguments.model,
+        height=height,
+        width=width,
+        channels=arguments.channels,
+        batch=arguments.batch,
+        hardware={"precision": "auto", "compile": "auto"},
+        clips={"step": 1, "fraction": 1.0, "overfit": arguments.clips, "workers": 2, "jpeg_decoder": "cpu"},
+        curriculum=[{"fps": 10, "epochs": 2}],
+        checkpoint_minutes=1 / 60,
+    )
+    fabric = make_fabric(config.hardware, key="hardware", height=height, width=width)
+    net = make_net(arguments.model, config)
+    record = train(fabric, net, config, {10: arguments.shards}, name=arguments.model, run=arguments.run)
+    digest = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    curve = [row["loss"] for row in (*record.curve, *record.validation)]
+    print(json.dumps({"curve": curve, "steps": record.step, "weights": digest.hexdigest()}))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Prints the figures."""
+    with tempfile.TemporaryDirectory() as work:
+        first, second = (finish(start(Path(work, name))) for name in ("first", "second"))
+        process, state = start(Path(work, "killed")), Path(work, "killed", STATE)
+        while process.poll() is None and not state.exists():
+            time.sleep(0.01)
+        if process.poll() is not None:
+            raise SystemExit("the run ended before it saved its state; give it more --clips")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        at = torch.load(state, weights_only=True, map_location="cpu")["progress"]["step"]
+        third = finish(start(Path(work, "killed")))
+    on_gpu = torch.cuda.is_available()
+    report(
+        {
+            "steps": first["steps"],
+            "killed_after_saving_step": at,
+            "same_weights": {"undisturbed": same(first, second), "killed": same(first, third)},
+            "loss_off_most": {"undisturbed": apart(first, second), "killed": apart(first, third)},
+            "device": torch.cuda.get_device_name() if on_gpu else environment()["cpu"],
+            "environment": environment("torch", "lightning"),
+        }
+    )
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The same command once more, as a child that trains in `folder`."""
+    command = [sys.executable, "-m", "benchmarks.resume", *sys.argv[1:], "--run", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen) -> dict[str, object]:
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a run failed with {process.returncode}")
+    return json.loads(output.splitlines()[-1])
+
+
+def same(a: dict, b: dict) -> bool:
+    return a["weights"] == b["weights"]
+
+
+def apart(a: dict, b: dict) -> float:
+    """The largest difference between two curves, as a part of the value."""
+    return max(abs(x - y) / x for x, y in zip(a["curve"], b["curve"], strict=True))
+
+
+if __name__ == "__main__":
+    main()

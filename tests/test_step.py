@@ -1,0 +1,256 @@
+"""The fast training step against the plain one (benchmarks/plain.py): each lever by itself, and all together."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+from benchmarks.cases import FRAMES, make_config, make_net, moving_textures
+from benchmarks.plain import PlainNet, plain_loss, plain_losses
+from benchmarks.train import flops_of_a_clip
+from pipeline.training.config import TrainConfig
+from pipeline.training.hardware import make_fabric
+from pipeline.training.losses import loss_per_image
+from pipeline.training.step import Readings, Routine, Step
+
+ROOT = Path(__file__).parents[1]
+LR = 1e-3
+
+
+def case(model: str, *, size: tuple[int, int] = (32, 64), channels: int = 8, **hardware: object) -> TrainConfig:
+    hardware = {"device": "cpu", "precision": "32-true", "compile": False, **hardware}
+    return make_config(model, height=size[0], width=size[1], channels=channels, batch=4, hardware=hardware)
+
+
+def clips(config: TrainConfig, count: int = 4, *, seed: int = 0, scale: int = 1) -> torch.Tensor:
+    frames = config.seeds + config.horizon
+    return moving_textures(count, frames, height=scale * config.height, width=scale * config.width, seed=seed)
+
+
+def plainly(plain: PlainNet, batch: torch.Tensor, config: TrainConfig, **choices: bool) -> torch.Tensor:
+    routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
+    return plain_losses(plain, batch.float() / 255, config.loss, **routine, **choices)
+
+
+@pytest.mark.parametrize("model", FRAMES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_losses_and_gradients_are_the_plain_ones(model: str, channels_last: bool) -> None:
+    """Batched encoding, joined gates, no step from the zero state, layer4 and 1×1 branch only where decoded: none of
+    it changes a number but by rounding."""
+    config = case(model)
+    net = make_net(model, config)
+    plain = PlainNet(net)
+    net.train()
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
+    batch = clips(config)
+    losses, expected = Routine(net, config)(batch), plainly(plain, batch, config)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
+    losses.mean().backward()
+    expected.mean().backward()
+    for block, grus in zip(net.lateral, plain.grus, strict=True):
+        for gru, gates in zip(block.grus, grus, strict=True):
+            joined = torch.cat([gates.z.weight.grad, gates.r.weight.grad, gates.n.weight.grad])
+            from_input, from_state = joined.split([gru.from_input.in_channels, gru.channels], 1)
+            close(gru.from_input.weight.grad, from_input)
+            close(torch.cat([gru.gates.weight.grad, gru.candidate.weight.grad]), from_state)
+            close(gru.from_input.bias.grad, torch.cat([gates.z.bias.grad, gates.r.bias.grad, gates.n.bias.grad]))
+    for ours, theirs in ((net.bottom, plain.bottom), (net.decoder, plain.decoder), (net.head, plain.head)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            close(a.grad, b.grad)
+    for block, point in zip(net.lateral, plain.points, strict=True):
+        for (_, a), (_, b) in zip(
+            sorted(block.point.named_parameters()), sorted(point.named_parameters()), strict=True
+        ):
+            close(a.grad, b.grad)
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "tolerance"),
+    [
+        ("lvln", "32-true", 1e-4),
+        ("lvln", "bf16-mixed", 1e-2),
+        ("one_frame", "32-true", 1e-4),
+        pytest.param("full_res", "32-true", 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: float) -> None:
+    """Some steps, each on other clips, with clipping and AdamW: the loop's step against PyTorch's defaults."""
+    config = case(model, size=(64, 64), precision=precision)
+    net = make_net(model, config)
+    plain = PlainNet(net)
+    fabric = make_fabric(config.hardware, key="hardware", height=64, width=64)
+    step = Step(fabric, net, config)
+    trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=config.optimizer.weight_decay)
+    losses = []
+    for i in range(8):
+        batch = clips(config, seed=i)
+        loss, norm = step(batch, lr=LR, clips_of_all=4).tolist()
+        expected = plainly(plain, batch, config).mean()
+        optimizer.zero_grad()
+        expected.backward()
+        expected_norm = torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
+        optimizer.step()
+        assert loss == pytest.approx(float(expected.detach()), rel=tolerance)
+        assert norm == pytest.approx(float(expected_norm), rel=100 * tolerance)
+        losses.append(loss)
+    assert min(losses[4:]) < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        ("lvln", [(3, 1), (2, 1), (2, 2)]),
+        ("one_frame", [(2, 1)]),
+        ("full_res", [(2, 1)]),
+    ],
+)
+def test_the_routine_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> None:
+    """What torch.compile is given on a GPU: no graph break, for both batch sizes of an epoch and for frames that are
+    stored larger; equal to the eager form. Traced here without generating code."""
+    torch.compiler.reset()
+    config = case(model, channels=4)
+    net = make_net(model, config).train()
+    net.encoder.fuse(torch.float32)
+    routine = Routine(net, config)
+    traced = torch.compile(routine, backend="aot_eager", fullgraph=True, dynamic=False)
+    for count, scale in shapes:
+        batch = clips(config, count, scale=scale)
+        grads = []
+        for form in (routine, traced):
+            net.zero_grad()
+            losses = form(batch)
+            losses.mean().backward()
+            grads.append([losses.detach(), *(p.grad.clone() for p in net.parameters() if p.requires_grad)])
+        for a, b in zip(*grads, strict=True):
+            close(a, b)
+
+
+def test_compiled_gradients_of_the_loss_are_in_float32() -> None:
+    """A compiled backward is traced under the forward's autocast unless told otherwise, as Step does."""
+    config = case("lvln", size=(64, 64), precision="bf16-mixed", compile=True)
+    step = Step(make_fabric(config.hardware, key="hardware", height=64, width=64), make_net("lvln", config), config)
+    assert step.compiled
+    target = torch.rand(2, 3, 64, 64)
+    prediction = (target + 0.01 * torch.randn_like(target)).requires_grad_()
+
+    def loss(prediction: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return loss_per_image(prediction, target, config.loss).mean()
+
+    gradients = []
+    for form in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        with torch.autocast("cpu", torch.bfloat16):
+            value = form(prediction)
+        gradients.append(torch.autograd.grad(value, prediction)[0])
+    close(*gradients)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
+    curves = []
+    for compiled in (False, True):
+        config = case("lvln", size=(64, 64), channels=4, precision=precision, compile=compiled)
+        fabric = make_fabric(config.hardware, key="hardware", height=64, width=64)
+        step = Step(fabric, make_net("lvln", config), config)
+        assert step.compiled is compiled
+        curves.append([step(clips(config, 2, seed=i), lr=LR, clips_of_all=2)[0].item() for i in range(6)])
+        validated = step.evaluate(clips(config, 2, seed=99))
+        assert validated.shape == (2,)
+        assert validated.isfinite().all()
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4 if precision == "32-true" else 1e-2)
+
+
+def test_numbers_are_read_in_order_however_late() -> None:
+    readings = Readings(torch.device("cpu"))
+    for lag in (0, 2):
+        readings.lag = lag
+        seen = []
+        for i in range(5):
+            readings.add(i, torch.tensor([float(i), -i]))
+            seen += readings.due()
+            assert len(seen) == max(0, i + 1 - lag)
+        seen += readings.due(everything=True)
+        assert seen == [(i, [i, -i]) for i in range(5)]
+
+
+def test_validation_is_in_eval_mode_and_leaves_no_trace() -> None:
+    config = case("lvln", size=(64, 64), precision="bf16-mixed")
+    net = make_net("lvln", config)
+    step = Step(make_fabric(config.hardware, key="hardware", height=64, width=64), net, config)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    together = step.evaluate(clips(config, 4))
+    alone = torch.cat([step.evaluate(clip[None]) for clip in clips(config, 4)])
+    torch.testing.assert_close(together, alone, rtol=1e-2, atol=1e-4)  # no statistics of the batch
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert net.training
+    assert not net.encoder.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "size", "table"), [("lvln", (128, 160), 524), ("one_frame", (64, 96), 135)])
+def test_flops_are_those_of_the_table(model: str, size: tuple[int, int], table: float) -> None:
+    """GFLOP of a clip, forward and backward, as once counted on the lab's own classes; to within 2 %."""
+    found = flops_of_a_clip(model, case(model, size=size, channels=64))
+    assert found["model"] / 1e9 == pytest.approx(table, rel=0.02)
+    assert found["executed"] < found["model"] < found["plain"]
+
+
+def test_plain_loss_is_none_of_ours() -> None:
+    """The reference's SSIM filters by convolution; equal images have loss 0."""
+    config = case("lvln")
+    a = torch.rand(3, 3, 32, 64)
+    assert plain_loss(a, a, config.loss).abs().max() < 1e-6
+    assert (plain_loss(a, a.flip(3), config.loss) > 0.1).all()
+
+
+@pytest.mark.slow
+def test_benchmarks_run_with_torch_torchvision_and_lightning_alone(tmp_path: Path) -> None:
+    """As on a GPU machine with a plain checkout: a Python that has those and what they need, and nothing else."""
+    site, todo, there = tmp_path / "site", ["torch", "torchvision", "lightning"], set()
+    site.mkdir()
+    while todo:
+        name = todo.pop().lower().replace("_", "-")
+        if name in there:
+            continue
+        there.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            continue  # for another platform
+        needed = map(Requirement, found.requires or [])
+        todo += [need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(found.locate_file(top))
+    assert not any((site / top).exists() for top in ("ruamel", "safetensors", "tensorboard", "pandas", "simplejpeg"))
+    env = {"PYTHONPATH": f"{site}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def benchmark(*arguments: str) -> str:
+        command = [sys.executable, "-S", "-m", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    small, shards = ["--size", "32x32", "--channels", "4"], str(tmp_path / "shards")
+    benchmark("benchmarks.make_shards", "--out", shards, "--videos", "8", "--frames", "30", "--size", "32x32")
+    printed = benchmark("benchmarks.train", *small, "--batch", "4", "--turns", "1", "--steps", "2", "--shards", shards)
+    keys = ["ms_per_step", "clips_per_s", "tflops", "fraction_of_peak", "ratio_to_plain", "peak_memory_gib", "device"]
+    assert set(keys) <= json.loads(printed.splitlines()[-1]).keys()
+    benchmark("benchmarks.loader", "--shards", shards, "--batches", "10")
+    printed = benchmark("benchmarks.resume", *small, "--shards", shards, "--clips", "150")
+    assert json.loads(printed.splitlines()[-1])["same_weights"] == {"undisturbed": True, "killed": True}
