@@ -381,6 +381,16 @@ def test_state_of_another_run_is_not_used(tmp_path: Path) -> None:
     assert load_state(tmp_path / "state.pt", "b") is None
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut", "another"])
+def test_a_damaged_state_is_named(tmp_path: Path, content: bytes | str) -> None:
+    if content == "another":
+        torch.save([1, 2], tmp_path / "state.pt")
+    else:
+        (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"state\.pt is damaged \(.+\); delete it, and training begins without it"):
+        load_state(tmp_path / "state.pt", "a")
+
+
 WORKER = """
 import sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +40,13 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, expected_fingerprint: str) -> dict[str, Any] | None:
-    """The state, or None when there is none or it belongs to another run."""
+    """The state, or None when there is none or it belongs to another run. ValueError when the file is damaged."""
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state if state["fingerprint"] == expected_fingerprint else None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        mark = state["fingerprint"]
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is damaged ({reason}); delete it, and training begins without it") from error
+    return state if mark == expected_fingerprint else None

@@ -183,7 +183,7 @@ def _encode_frames(
     raw: io.BufferedReader, frames: io.BufferedWriter, *, height: int, width: int, quality: int
 ) -> np.ndarray:
     """Raw Y, U and V planes -> JPEGs one after the other; returns their offsets (T + 1,). libjpeg-turbo takes the
-    planes as they are, and is twice as fast as ffmpeg's encoder."""
+    planes as they are, and needs about 0.6 of the time of ffmpeg's encoder."""
     planes = np.empty((3, height, width), dtype=np.uint8)
     offsets = array("q", [0])
     while raw.readinto(planes) == planes.nbytes:

@@ -20,7 +20,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -79,7 +79,9 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: De
     if finished:
         print(f"carrying on: {len(finished)} of {len(tasks)} shards are in {work}")
     # The largest first, so that no worker is left alone with one at the end.
-    todo = sorted((task for task in tasks if task.shard not in finished), key=lambda task: -_size(task.rows))
+    todo = sorted(
+        (task for task in tasks if task.shard not in finished), key=lambda task: -sum(row.bytes for row in task.rows)
+    )
     with tqdm(total=sum(len(task.rows) for task in todo), desc="decode", unit="video") as progress:
         for task, made, making in _run(todo, config):
             accept_shard(task, made, making)
@@ -106,10 +108,6 @@ def _tasks(rows: Sequence[Row], paths: Mapping[str, Path], work: Path, config: D
         Task(shard, members, [paths[row.video].absolute() for row in members], work, config, tools)
         for shard, members in sorted(shards.items())
     ]
-
-
-def _size(rows: Iterable[Row]) -> int:
-    return sum(row.bytes for row in rows)
 
 
 def _finished(task: Task) -> list[Row] | None:

@@ -14,7 +14,7 @@ import json
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -162,5 +162,4 @@ def _open_sample(tar: tarfile.TarFile, shard: Path, text: tarfile.TarInfo, frame
         raise ValueError(f"{key}: the offsets are not those of {info.frames} frames in {frames.size} bytes")
     if not all(a < b for a, b in pairwise(offsets)):
         raise ValueError(f"{key}: an offset is not above the one before it")
-    fields = {name: getattr(info, name) for name in SampleInfo.__slots__} | {"offsets": offsets}
-    return StoredVideo(key, SampleInfo(**fields), shard, frames.offset_data)
+    return StoredVideo(key, replace(info, offsets=offsets), shard, frames.offset_data)
