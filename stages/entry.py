@@ -22,6 +22,10 @@ def run(stage: str, main: Callable[[], None]) -> None:
         rank = os.environ.get("RANK", "0")  # of several processes that train together
         name = "traceback.txt" if rank == "0" else f"traceback_{rank}.txt"
         report = Path("runs", "_".join([stage, *sys.argv[1:]]), name)
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(traceback.format_exc(), encoding="utf-8")
-        sys.exit(f"\n{stage}: {error}\n({type(error).__name__}; traceback in {report})")
+        try:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text(traceback.format_exc(), encoding="utf-8")
+            where = f"traceback in {report}"
+        except OSError as unwritten:
+            where = f"no traceback written: {unwritten}"
+        sys.exit(f"\n{stage}: {error}\n({type(error).__name__}; {where})")

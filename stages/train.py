@@ -1,27 +1,36 @@
 """Stage train: shards -> models/<model>.safetensors, through the frame-rate curriculum."""
 
 import os
-import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
 
 from pipeline.nets.encoder import load_weights
 from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
 from pipeline.training.config import TrainConfig
-from pipeline.training.hardware import HardwareConfig, make_fabric
+from pipeline.training.hardware import HardwareConfig, check_devices, make_fabric
+from pipeline.training.interruption import stop_with_parent
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, train
 from pipeline.training.model_file import ModelCard, build_net, save_model
 from pipeline.video.shards import RATES
 from stages.entry import matrix_item, run
 
+PARENT = "TRAIN_PARENT"  # in the environment of the ranks: the process that started them
+
 
 def main() -> None:
     name = matrix_item("train", MODELS)
     config = load_section("params.yaml", f"train.{name}", TrainConfig)
-    start_ranks(config.hardware, name)
+    if torch.distributed.is_torchelastic_launched():
+        stop_with_parent(int(os.environ.get(PARENT, os.getppid())))
+    elif config.hardware.ranks > 1:
+        start_ranks(config.hardware, name)
+        return
     run_folder = Path("runs", f"train_{name}")
     fabric = make_fabric(
         config.hardware,
@@ -66,9 +75,8 @@ def main() -> None:
 
 
 def start_ranks(hardware: HardwareConfig, name: str) -> None:
-    """Becomes torchrun with a process a device, unless one is enough or torchrun has started this one."""
-    if hardware.ranks == 1 or torch.distributed.is_torchelastic_launched():
-        return
+    """Runs this stage under torchrun, in a process a device."""
+    check_devices(hardware, key=f"train.{name}.hardware")
     stage = ["--nproc-per-node", str(hardware.devices), "-m", "stages.train", name]
     if hardware.nodes > 1:
         raise ValueError(
@@ -77,7 +85,13 @@ def start_ranks(hardware: HardwareConfig, name: str) -> None:
             f"{' '.join(stage)}, and then record its result with: dvc commit train@{name}"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // hardware.devices)))
-    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", "--standalone", *stage])
+    os.environ[PARENT] = str(os.getpid())
+    try:
+        torchrun(["--standalone", *stage])
+    except SignalException as asked:  # the ranks have saved their state
+        raise SystemExit(128 + asked.sigval) from asked
+    except ChildFailedError as failed:  # a rank has said why
+        raise SystemExit(1) from failed
 
 
 if __name__ == "__main__":

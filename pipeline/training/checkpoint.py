@@ -32,11 +32,15 @@ def fingerprint(settings: object, data: Iterable[Clips], encoder: Encoder) -> st
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes the state so that a crash at any moment leaves the old file or the new one, whole."""
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise OSError(f"the state cannot be written to {path}: {error}") from error
 
 
 def load_state(path: Path, expected_fingerprint: str) -> dict[str, Any] | None:

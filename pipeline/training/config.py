@@ -62,4 +62,6 @@ class TrainConfig:
             raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")
         if self.hardware.ranks > 1 and self.seeds + self.horizon < 3:
             # A single step starts from the zero state, and the weights over the state would get no gradient.
-            raise ValueError("seeds and horizon are 1 frame each; several processes need one more")
+            raise ValueError("seeds and horizon are 1 frame each; hardware.devices and nodes above 1 need one more")
+        if self.batch < self.hardware.ranks:
+            raise ValueError(f"batch {self.batch} is smaller than hardware.devices × nodes, {self.hardware.ranks}")

@@ -44,7 +44,7 @@ def make_fabric(config: HardwareConfig, *, key: str, height: int, width: int, lo
     ValueError when a GPU is asked for and there is none or too few, when torchrun has started another number of
     processes than the section says, or when the precision does not go with the device.
     """
-    device = pick_device(config.device, key=f"{key}.device").type
+    device = check_devices(config, key=key)
     here, started = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if (here, started) != (config.devices, config.ranks):
         raise ValueError(
@@ -52,8 +52,6 @@ def make_fabric(config: HardwareConfig, *, key: str, height: int, width: int, lo
             f"{started} started, {here} of them here; start them with: torchrun --nnodes {config.nodes} "
             f"--nproc-per-node {config.devices}"
         )
-    if device == "cuda" and config.devices > torch.cuda.device_count():
-        raise ValueError(f"{key}.devices: {config.devices}, but torch sees {torch.cuda.device_count()} GPU(s)")
     ddp = config.strategy == "ddp" or config.ranks > 1
     if config.compile is True and ddp:
         raise ValueError(f"{key}.compile: true does not go with ddp; set it to auto or false")
@@ -68,6 +66,14 @@ def make_fabric(config: HardwareConfig, *, key: str, height: int, width: int, lo
     )
     fabric.launch()
     return fabric
+
+
+def check_devices(config: HardwareConfig, *, key: str) -> str:
+    """cpu or cuda; ValueError when a GPU is asked for and there is none, or too few."""
+    device = pick_device(config.device, key=f"{key}.device").type
+    if device == "cuda" and config.devices > torch.cuda.device_count():
+        raise ValueError(f"{key}.devices: {config.devices}, but torch sees {torch.cuda.device_count()} GPU(s)")
+    return device
 
 
 def pick_precision(name: str, device: str, *, key: str, smallest: int) -> str:

@@ -1,6 +1,7 @@
 """One trainer at a time in a run folder, and signals that wait for the end of a step."""
 
 import ctypes
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +35,12 @@ def only_one(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def stop_with_parent() -> None:
-    """Asks the system for a SIGTERM when this process's parent dies: killed itself, it could not pass on the signal,
-    and its children would train on. Linux only."""
+def stop_with_parent(parent: int) -> None:
+    """Asks the system for a SIGTERM when this process's parent (its number) dies, or has died already: killed itself,
+    it could not pass on the signal, and its children would train on. Linux only."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

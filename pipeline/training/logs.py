@@ -22,8 +22,15 @@ def make_loggers(run: Path, *, name: str, wandb: Literal["disabled", "offline", 
     loggers: list[Logger] = [TensorBoardLogger(run, name="tensorboard", version="")]
     if wandb != "disabled":
         from lightning.pytorch.loggers import WandbLogger  # slow to import, and only needed here
+        from wandb.errors import Error as WandbError
 
-        loggers.append(WandbLogger(project="video-ladder", name=name, save_dir=run, offline=wandb == "offline"))
+        logger = WandbLogger(project="video-ladder", name=name, save_dir=run, offline=wandb == "offline")
+        try:
+            _ = logger.experiment  # logs in
+        except WandbError as error:
+            problem = f"train.{name}.wandb: {wandb}: {error}"
+            raise ValueError(f"{problem}; set it to offline, or run: wandb login") from error
+        loggers.append(logger)
     return loggers
 
 

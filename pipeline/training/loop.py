@@ -28,7 +28,7 @@ from tqdm import tqdm
 from pipeline.nets.ladder import Ladder
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.config import TrainConfig
-from pipeline.training.interruption import Stop, only_one, stop_requests, stop_with_parent
+from pipeline.training.interruption import Stop, only_one, stop_requests
 from pipeline.training.logs import draw, show
 from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.clips import (
@@ -76,8 +76,6 @@ def train(
     does not fit on the GPU, FloatingPointError when a loss or gradient is not finite, and SystemExit, with the state
     saved, after SIGTERM or SIGINT.
     """
-    if torch.distributed.is_torchelastic_launched():
-        stop_with_parent()
     with only_one(run / "lock") if fabric.is_global_zero else nullcontext(), stop_requests() as stop:
         training = _Training(fabric, net, config, shards, name=name, run=run, stop=stop)
         training.resume()
@@ -121,7 +119,6 @@ class _Training:
         self.saving = self.stopping = self.kept_state = False
         beginnings = reversed(range(1, len(self.clips)))
         self.marks = {STATE: self.mark()} | {f"phase_{count}.pt": self.mark(count) for count in beginnings}
-        self.bar = tqdm(desc=name, unit="step", dynamic_ncols=True, disable=not fabric.is_global_zero)
         self.saved_at = time.monotonic()
 
     # --- one epoch of the current phase ---
@@ -228,10 +225,11 @@ class _Training:
         progress = self.progress
         for (step, lr), (loss, norm, *wishes) in self.readings.due(everything=everything):
             if not math.isfinite(loss + norm):
-                fps = self.config.curriculum[progress.phase].fps
+                phase = self.config.curriculum[progress.phase]
                 raise FloatingPointError(
-                    f"loss {loss}, gradient norm {norm} at step {step - 1}, phase {progress.phase} ({fps} fps); a "
-                    f"smaller train.{self.name}.optimizer.lr may help; {self.kept()}"
+                    f"loss {loss}, gradient norm {norm} at step {step - 1}, "
+                    f"phase {progress.phase + 1}/{len(self.clips)} ({phase.fps} fps); "
+                    f"a smaller train.{self.name}.optimizer.lr may help; {self.kept()}"
                 )
             progress.pending.append(loss)
             self.bar.update()
@@ -296,9 +294,14 @@ class _Training:
         if len(set(steps)) > 1:
             raise RuntimeError(f"{self.run}: the ranks found states of steps {steps}; all must see the same folder")
         self.kept_state = bool(found and name == STATE)
-        self.bar.reset(total=sum(self.steps))
-        self.bar.update(self.progress.step)
-        self.bar.unpause()
+        self.bar = tqdm(
+            desc=self.name,
+            total=sum(self.steps),
+            initial=self.progress.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.fabric.is_global_zero,
+        )
 
     def save(self, name: str) -> None:
         self.read(everything=True)
@@ -313,6 +316,8 @@ class _Training:
         if self.saving or self.stopping:
             self.save(STATE)
         if self.stopping:
+            state = self.run / STATE
+            self.fabric.print(f"\nstopped at step {self.progress.step}, saved in {state}; start it again to continue")
             self.fabric.barrier()  # no rank ends before the state is saved
             raise SystemExit(128 + (self.stop.signals or [signal.SIGTERM])[0])
 

@@ -47,6 +47,7 @@ def save_model(path: Path, net: Ladder, card: ModelCard) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     save_file(tensors, path, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
+    path.chmod(0o644)  # safetensors lets nobody else read it
 
 
 def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:
