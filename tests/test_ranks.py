@@ -258,8 +258,8 @@ def test_ranks_that_do_not_fit_the_params_are_refused(tmp_path: Path) -> None:
         make_fabric(alone, key="train.lvln.hardware", height=32, width=32)
 
 
-def stage(folder: Path, shards: Path, **hardware: int) -> subprocess.CompletedProcess:
-    """The stage train@lvln in a project of the tiny preset with these hardware params."""
+def make_project(folder: Path, shards: Path, **hardware: int) -> None:
+    """What the stage train@lvln needs: the tiny preset with these hardware params, and shards."""
     tree = YAML(typ="safe").load((ROOT / "presets" / "tiny.yaml").read_text())
     tree["train"]["lvln"]["hardware"] |= {"device": "cpu"} | hardware
     with (folder / "params.yaml").open("w") as stream:
@@ -267,6 +267,10 @@ def stage(folder: Path, shards: Path, **hardware: int) -> subprocess.CompletedPr
     (folder / "data" / "shards").mkdir(parents=True)
     for rate in RATES:
         (folder / "data" / "shards" / str(rate)).symlink_to(shards / str(rate))
+
+
+def stage(folder: Path, shards: Path, **hardware: int) -> subprocess.CompletedProcess:
+    make_project(folder, shards, **hardware)
     command = [sys.executable, "-m", "stages.train", "lvln"]
     return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
@@ -284,6 +288,29 @@ def test_the_stage_starts_its_ranks_by_itself(shards: Path, tmp_path: Path) -> N
     assert list(pd.read_csv(tmp_path / "plots" / "validation_lvln.csv")["epoch"]) == [0, 1]
     assert len(list((tmp_path / "runs" / "train_lvln" / "tensorboard").glob("events.*"))) == 1
     assert not (tmp_path / "runs" / "train_lvln" / "state.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 8])
+def test_ranks_do_not_outlive_the_stage(shards: Path, tmp_path: Path, seconds: float) -> None:
+    """Killed by SIGKILL as soon as it has started them, or later, when they train: nobody would stop them."""
+    make_project(tmp_path, shards, devices=2)
+    tree = YAML(typ="safe").load((tmp_path / "params.yaml").read_text())
+    tree["train"]["lvln"]["curriculum"] = [{"fps": 10, "epochs": 500}]
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(tree, stream)
+    process = psutil.Popen([sys.executable, "-m", "stages.train", "lvln"], cwd=tmp_path, env=ENVIRONMENT)
+    deadline = time.monotonic() + 60
+    while len(ranks := process.children()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    assert len(ranks) == 2
+    _, alive = psutil.wait_procs(ranks, timeout=40)
+    for rank in alive:
+        rank.kill()
+    assert not alive
 
 
 def test_the_stage_says_how_to_start_several_machines(shards: Path, tmp_path: Path) -> None:

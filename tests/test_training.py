@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -389,6 +390,36 @@ def test_a_damaged_state_is_named(tmp_path: Path, content: bytes | str) -> None:
         (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"state\.pt is damaged \(.+\); delete it, and training begins without it"):
         load_state(tmp_path / "state.pt", "a")
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """Files of this process may not grow beyond a limit, as on a full disk."""
+    path = tmp_path / "state.pt"
+    save_state(path, {"fingerprint": "a", "step": 3})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"the state cannot be written to {path}: "):
+            save_state(path, {"fingerprint": "a", "step": 4, "net": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load_state(path, "a")["step"] == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train", "lvln"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "train: params.yaml: no such file here" in done.stderr
+    assert "no traceback written: " in done.stderr
 
 
 WORKER = """
