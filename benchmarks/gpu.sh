@@ -7,12 +7,12 @@
 # generated. OUT: where results.jsonl (a line a measurement) and the logs go; runs/gpu by default. Runs from a plain
 # checkout: Python with torch, torchvision and lightning is all it needs.
 set -uo pipefail
+shards=${1:+$(realpath "$1")} out=$(realpath -m "${2:-$(dirname "$0")/../runs/gpu}")
 cd "$(dirname "$0")/.."
-shards=${1:-} out=${2:-runs/gpu}
 mkdir -p "$out"
 python=${PYTHON:-python3}
 "$python" -c 'import torch; raise SystemExit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh: torch sees no GPU")' || exit 1
-export TORCHINDUCTOR_CACHE_DIR="$PWD/$out/compiled"  # one compilation serves every process of this call
+export TORCHINDUCTOR_CACHE_DIR="$out/compiled"  # one compilation serves every process of this call
 started=$SECONDS
 
 if [ -z "$shards" ]; then

@@ -84,6 +84,12 @@ def run(settings: TrainConfig, shards: Path, folder: Path):
     return net, record
 
 
+def run_stage(stage: str, *items: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"stages.{stage}", *items]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
@@ -409,14 +415,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
 
 def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.train", "lvln"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_stage("train", "lvln", cwd=tmp_path)
     assert done.returncode == 1
     assert "train: params.yaml: no such file here" in done.stderr
     assert "no traceback written: " in done.stderr
@@ -530,14 +529,7 @@ def test_stage_train_names_bad_params(tmp_path: Path) -> None:
     tree["train"]["lvln"]["optimizer"]["lr"] = -1
     with (tmp_path / "params.yaml").open("w") as stream:
         YAML().dump(tree, stream)
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.train", "lvln"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_stage("train", "lvln", cwd=tmp_path)
     assert done.returncode == 1
     assert "train.lvln.optimizer.lr: -1 is out of range; allowed: above 0" in done.stderr
     assert "Traceback" not in done.stderr
@@ -547,9 +539,7 @@ def test_stage_train_names_bad_params(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [("train",), ("train", "foo"), ("evaluate", "foo"), ("probe", "nonsense")])
 def test_stages_say_which_items_there_are(arguments: tuple[str, ...]) -> None:
     stage, *items = arguments
-    done = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}", *items], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_stage(stage, *items, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith(f"usage: python -m stages.{stage} ")
     assert "Traceback" not in done.stderr
