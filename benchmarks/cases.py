@@ -1,5 +1,6 @@
 """Networks and settings to measure, and clips to measure them on."""
 
+import argparse
 import importlib
 
 import torch
@@ -14,19 +15,20 @@ from pipeline.training.config import TrainConfig
 FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1)}  # in, predicted
 
 
-def make_config(
-    model: str,
-    *,
-    height: int,
-    width: int,
-    channels: int,
-    batch: int,
-    hardware: dict[str, object],
-    **changes: object,
-) -> TrainConfig:
-    """The report's setting of a model; channels: the width of its branches."""
+def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int) -> None:
+    """The arguments that make_config takes, with their defaults."""
+    parser.add_argument("--model", choices=FRAMES, default="lvln")
+    parser.add_argument("--size", default=size, help="height x width in pixels")
+    parser.add_argument("--batch", type=int, default=16 if torch.cuda.is_available() else 8)
+    parser.add_argument("--channels", type=int, default=channels, help="of a branch; 64 in the report")
+
+
+def make_config(case: argparse.Namespace, *, hardware: dict[str, object], **changes: object) -> TrainConfig:
+    """The report's setting of a model, at the case's (add_case) size, batch and channels."""
+    model = case.model
+    height, width = map(int, case.size.split("x"))
     seeds, horizon = FRAMES[model]
-    net = {"width": channels} | ({} if model == "full_res" else {"upsample": "pixel_shuffle"})
+    net = {"width": case.channels} | ({} if model == "full_res" else {"upsample": "pixel_shuffle"})
     settings = {
         "seed": 0,
         "net": net,
@@ -38,7 +40,7 @@ def make_config(
         "clip_feedback": True,
         "clips": {"step": 1, "fraction": 1.0, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"},
         "curriculum": [{"fps": 10, "epochs": 1}],
-        "batch": batch,
+        "batch": case.batch,
         "loss": {"dssim": 0.6, "l1": 0.3, "l2": 0.1},
         "optimizer": {"lr": 3e-4, "weight_decay": 0.01, "warmup_steps": 0, "clip_norm": 1.0},
         "early_stopping": {"patience": 0, "validation_clips": 64},

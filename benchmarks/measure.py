@@ -56,6 +56,11 @@ def environment(*packages: str) -> dict[str, str]:
     return found
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["cpu"]
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Most that was allocated on a GPU, or was resident of this process on a CPU, so far."""
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from pipeline.nets.blocks import ConvGRU, LocationConv
 from pipeline.nets.encoder import MEAN, STD
 from pipeline.nets.full_res import FullRes
 from pipeline.nets.ladder import Ladder
+from pipeline.training.config import TrainConfig
 from pipeline.training.losses import K1, K2, SIGMA, WINDOW, LossConfig
 
 
@@ -116,25 +117,18 @@ class PlainNet(nn.Module):
         return self.head(torch.cat([lateral[0], x], 1)) * self.std + self.mean, states
 
 
-def plain_losses(
-    net: PlainNet,
-    clips: Tensor,
-    loss: LossConfig,
-    *,
-    seeds: int,
-    horizon: int,
-    clip_feedback: bool,
-    decode_all: bool = True,
-) -> Tensor:
-    """Clips (B, T, 3, H, W) in [0, 1] -> the loss of every predicted frame (B, horizon). Every output is decoded, as
-    in the report's code, those before the last seed too, which nothing uses; decode_all=False leaves these out."""
+def plain_losses(net: PlainNet, clips: Tensor, config: TrainConfig, *, decode_all: bool = True) -> Tensor:
+    """Clips uint8 (B, T, 3, H, W), stored at the model's size -> the loss of every predicted frame (B, horizon). Every
+    output is decoded, as in the report's code, those before the last seed too, which nothing uses; decode_all=False
+    leaves these out."""
+    clips, seeds = clips.float() / 255, config.seeds
     outputs, states = [], None
-    for t in range(seeds + horizon - 1):
-        frame = clips[:, t] if t < seeds else outputs[-1].clamp(0, 1) if clip_feedback else outputs[-1]
+    for t in range(seeds + config.horizon - 1):
+        frame = clips[:, t] if t < seeds else outputs[-1].clamp(0, 1) if config.clip_feedback else outputs[-1]
         output, states = net(frame, states, decoded=decode_all or t >= seeds - 1)
         outputs.append(output)
     pairs = zip(outputs[seeds - 1 :], clips[:, seeds:].unbind(1), strict=True)
-    return torch.stack([plain_loss(output, target, loss) for output, target in pairs], 1)
+    return torch.stack([plain_loss(output, target, config.loss) for output, target in pairs], 1)
 
 
 def plain_loss(a: Tensor, b: Tensor, weights: LossConfig) -> Tensor:

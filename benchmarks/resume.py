@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import FRAMES, make_config, make_net
-from benchmarks.measure import environment, report
+from benchmarks.cases import add_case, make_config, make_net
+from benchmarks.measure import device_name, environment, report
 from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import STATE, train
 
@@ -31,10 +31,7 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--model", choices=FRAMES, default="lvln")
-    parser.add_argument("--size", default="64x96" if on_gpu else "64x64", help="height x width in pixels")
-    parser.add_argument("--batch", type=int, default=16 if on_gpu else 8)
-    parser.add_argument("--channels", type=int, default=64 if on_gpu else 8, help="of a branch; 64 in the report")
+    add_case(parser, size="64x96" if on_gpu else "64x64", channels=64 if on_gpu else 8)
     parser.add_argument("--clips", type=int, default=1600 if on_gpu else 160, help="an epoch, of which there are two")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # a child: trains in this folder
     arguments = parser.parse_args()
@@ -46,19 +43,14 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains and prints what came out as one line."""
-    height, width = map(int, arguments.size.split("x"))
     config = make_config(
-        arguments.model,
-        height=height,
-        width=width,
-        channels=arguments.channels,
-        batch=arguments.batch,
+        arguments,
         hardware={"precision": "auto", "compile": "auto"},
         clips={"step": 1, "fraction": 1.0, "overfit": arguments.clips, "workers": 2, "jpeg_decoder": "cpu"},
         curriculum=[{"fps": 10, "epochs": 2}],
         checkpoint_minutes=1 / 60,
     )
-    fabric = make_fabric(config.hardware, key="hardware", height=height, width=width)
+    fabric = make_fabric(config.hardware, key="hardware", height=config.height, width=config.width)
     net = make_net(arguments.model, config)
     record = train(fabric, net, config, {10: arguments.shards}, name=arguments.model, run=arguments.run)
     digest = hashlib.sha256()
@@ -81,14 +73,14 @@ def compare(arguments: argparse.Namespace) -> None:
         process.wait()
         at = torch.load(state, weights_only=True, map_location="cpu")["progress"]["step"]
         third = finish(start(Path(work, "killed")))
-    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report(
         {
             "steps": first["steps"],
             "killed_after_saving_step": at,
             "same_weights": {"undisturbed": same(first, second), "killed": same(first, third)},
             "loss_off_most": {"undisturbed": apart(first, second), "killed": apart(first, third)},
-            "device": torch.cuda.get_device_name() if on_gpu else environment()["cpu"],
+            "device": device_name(device),
             "environment": environment("torch", "lightning"),
         }
     )

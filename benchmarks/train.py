@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import FRAMES, make_config, make_net, moving_textures
-from benchmarks.measure import environment, peak_memory_gib, report
+from benchmarks.cases import add_case, make_config, make_net, moving_textures
+from benchmarks.measure import device_name, environment, peak_memory_gib, report
 from benchmarks.plain import PlainNet, plain_losses
 from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import make_fabric
@@ -39,10 +39,7 @@ COMPARED = 10  # steps whose losses are compared
 def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=FRAMES, default="lvln")
-    parser.add_argument("--size", default="128x160" if on_gpu else "64x64", help="height x width in pixels")
-    parser.add_argument("--batch", type=int, default=16 if on_gpu else 8)
-    parser.add_argument("--channels", type=int, default=64 if on_gpu else 16, help="of a branch; 64 in the report")
+    add_case(parser, size="128x160" if on_gpu else "64x64", channels=64 if on_gpu else 16)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto")
     parser.add_argument("--compile", choices=["auto", "true", "false"], default="auto")
@@ -52,13 +49,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes, with --shards")
     parser.add_argument("--compile-only", action="store_true", help="one step, to fill the compiler's cache")
     arguments = parser.parse_args()
-    height, width = map(int, arguments.size.split("x"))
     config = make_config(
-        arguments.model,
-        height=height,
-        width=width,
-        channels=arguments.channels,
-        batch=arguments.batch,
+        arguments,
         hardware={
             "device": arguments.device,
             "precision": arguments.precision,
@@ -74,7 +66,6 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
     device, frames = fabric.device, config.seeds + config.horizon
     size = {"height": config.height, "width": config.width}
     net = make_net(arguments.model, config)
-    flops = flops_of_a_clip(arguments.model, config)
     plain = PlainNet(net)  # stays on the CPU until the fast form's memory has been read
     pool = [moving_textures(config.batch, frames, **size, seed=i) for i in range(4)]
     # Laid out as the loader's batches are: a compiled step is compiled for one layout.
@@ -87,6 +78,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
         return
     losses += fast.run(pool, COMPARED - 1, at=1)[1]
     memory = peak_memory_gib(device)
+    flops = flops_of_a_clip(arguments.model, config)
 
     plain_step = _plain_step(plain.to(device), config)
     slow, slow_tf32 = (_Timed(partial(plain_step, tf32=tf32), device) for tf32 in (False, True))
@@ -126,7 +118,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
         "peak_memory_gib": memory,
         "first_step_s": first,
         "hours_for_300000_steps": seconds * 300_000 / 3600,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["cpu"],
+        "device": device_name(device),
         "environment": environment("torch", "lightning"),
     }
     if theirs_tf32:
@@ -163,12 +155,11 @@ class _Timed:
 def _plain_step(net: PlainNet, config: TrainConfig) -> Callable[..., Tensor]:
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
-    routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
 
     def step(clips: Tensor, *, tf32: bool) -> Tensor:
         """tf32: products as a GPU makes them by default; without, in float32, as the report's GPU did."""
         torch.backends.cudnn.allow_tf32, before = tf32, torch.backends.cudnn.allow_tf32
-        loss = plain_losses(net, clips.float() / 255, config.loss, **routine).mean()
+        loss = plain_losses(net, clips, config).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
@@ -186,15 +177,10 @@ def flops_of_a_clip(model: str, config: TrainConfig) -> dict[str, int]:
     net = make_net(model, config)
     plain = PlainNet(net)
     clips = moving_textures(1, config.seeds + config.horizon, height=config.height, width=config.width, seed=0)
-    routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
-
-    def plainly(*, decode_all: bool) -> int:
-        return _counted(lambda: plain_losses(plain, clips.float() / 255, config.loss, **routine, decode_all=decode_all))
-
     return {
-        "model": plainly(decode_all=False),
+        "model": _counted(lambda: plain_losses(plain, clips, config, decode_all=False)),
         "executed": _counted(lambda: Routine(net, config)(clips)),
-        "plain": plainly(decode_all=True),
+        "plain": _counted(lambda: plain_losses(plain, clips, config)),
     }
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,17 +26,13 @@ LR = 1e-3
 
 def case(model: str, *, size: tuple[int, int] = (32, 64), channels: int = 8, **hardware: object) -> TrainConfig:
     hardware = {"device": "cpu", "precision": "32-true", "compile": False, **hardware}
-    return make_config(model, height=size[0], width=size[1], channels=channels, batch=4, hardware=hardware)
+    chosen = SimpleNamespace(model=model, size=f"{size[0]}x{size[1]}", channels=channels, batch=4)
+    return make_config(chosen, hardware=hardware)
 
 
 def clips(config: TrainConfig, count: int = 4, *, seed: int = 0, scale: int = 1) -> torch.Tensor:
     frames = config.seeds + config.horizon
     return moving_textures(count, frames, height=scale * config.height, width=scale * config.width, seed=seed)
-
-
-def plainly(plain: PlainNet, batch: torch.Tensor, config: TrainConfig, **choices: bool) -> torch.Tensor:
-    routine = {"seeds": config.seeds, "horizon": config.horizon, "clip_feedback": config.clip_feedback}
-    return plain_losses(plain, batch.float() / 255, config.loss, **routine, **choices)
 
 
 @pytest.mark.parametrize("model", FRAMES)
@@ -50,7 +47,7 @@ def test_losses_and_gradients_are_the_plain_ones(model: str, channels_last: bool
     if channels_last:
         net.to(memory_format=torch.channels_last)
     batch = clips(config)
-    losses, expected = Routine(net, config)(batch), plainly(plain, batch, config)
+    losses, expected = Routine(net, config)(batch), plain_losses(plain, batch, config)
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     losses.mean().backward()
     expected.mean().backward()
@@ -97,7 +94,7 @@ def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: 
     for i in range(8):
         batch = clips(config, seed=i)
         loss, norm = step(batch, lr=LR, clips_of_all=4).tolist()
-        expected = plainly(plain, batch, config).mean()
+        expected = plain_losses(plain, batch, config).mean()
         optimizer.zero_grad()
         expected.backward()
         expected_norm = torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
