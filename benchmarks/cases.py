@@ -12,6 +12,7 @@ from pipeline.nets.ladder import Ladder
 from pipeline.params import from_dict
 from pipeline.training.config import TrainConfig
 
+PLAIN_CLIPS = {"stride": 1, "reverse": False, "flip": False, "crop": 1.0}  # nothing varied
 FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1)}  # in, predicted
 
 
@@ -37,12 +38,15 @@ def make_config(case: argparse.Namespace, *, hardware: dict[str, object], **chan
         "encoder": "random",
         "seeds": seeds,
         "horizon": horizon,
+        "feeding": "first_output",
         "clip_feedback": True,
-        "clips": {"step": 1, "fraction": 1.0, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"},
+        "observed_loss": 0.0,
+        "sampling": {"own_seeds": 0.0, "true_frames": 0.0, "steps": 0},
+        "clips": {"step": 1, "fraction": 1.0, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu", **PLAIN_CLIPS},
         "curriculum": [{"fps": 10, "epochs": 1}],
         "batch": case.batch,
-        "loss": {"dssim": 0.6, "l1": 0.3, "l2": 0.1},
-        "optimizer": {"lr": 3e-4, "weight_decay": 0.01, "warmup_steps": 0, "clip_norm": 1.0},
+        "loss": {"dssim": 0.6, "l1": 0.3, "l2": 0.1, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0},
+        "optimizer": {"lr": 3e-4, "weight_decay": 0.01, "warmup_steps": 0, "clip_norm": 1.0, "ema": 0.0},
         "early_stopping": {"patience": 0, "validation_clips": 64},
         "hardware": {"device": "auto", "devices": 1, "nodes": 1, "strategy": "auto", **hardware},
         "checkpoint_minutes": 1000.0,

@@ -52,6 +52,19 @@ class Above:
 
 
 @dataclasses.dataclass(frozen=True)
+class Below:
+    """Bound: value < high."""
+
+    high: float
+
+    def allows(self, value: float) -> bool:
+        return value < self.high
+
+    def __str__(self) -> str:
+        return f"below {self.high}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Between:
     """Bound: low ≤ value ≤ high."""
 

@@ -47,6 +47,7 @@ def main() -> None:
         config.width,
         config.seeds,
         config.horizon,
+        config.feeding,
         config.clip_feedback,
         config.loss,
         encoder={},

@@ -133,7 +133,7 @@ def test_evaluation_scores_the_same_frames(tmp_path) -> None:
     videos = open_videos(tmp_path / "s", "test")
     net = Counting()
     net.unit = 5 / 255
-    card = ModelCard("counting", {}, 32, 32, 3, 3, True, LossConfig(0, 1, 0), {})
+    card = ModelCard("counting", {}, 32, 32, 3, 3, "first_output", True, LossConfig(0, 1, 0), {})
     config = EvaluateConfig(fps=10, horizon=3, step=2, batch=2, pictures=2, device="cpu")
     table, pictures = score(net, card, videos, config)
     assert table["data"] == {"clips": 4, "videos": 1, "fps": 10, "seeds": 3}
@@ -151,7 +151,7 @@ def test_evaluation_does_not_depend_on_the_batch(shards) -> None:
 
     net = small("lvln", height=32, width=32)
     videos = open_videos(shards / "10", "test")[:5]
-    card = ModelCard("lvln", {}, 32, 32, 3, 2, True, LossConfig(1, 1, 1), {})
+    card = ModelCard("lvln", {}, 32, 32, 3, 2, "first_output", True, LossConfig(1, 1, 1), {})
     tables = [score(net, card, videos, EvaluateConfig(10, 2, 3, batch, 1, "cpu"))[0] for batch in (1, 4)]
     for predictor in ("model", "copy_last"):
         for metric, steps in tables[0][predictor].items():

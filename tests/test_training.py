@@ -21,6 +21,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.cases import PLAIN_CLIPS
 from pipeline.params import from_dict
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.config import OptimizerConfig, Phase, TrainConfig
@@ -35,7 +36,7 @@ from tests.videos import stored_video
 
 ROOT = Path(__file__).parents[1]
 
-CLIPS = {"step": 4, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"}
+CLIPS = {"step": 4, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu", **PLAIN_CLIPS}
 HARDWARE = {
     "device": "cpu",
     "devices": 1,
@@ -52,12 +53,15 @@ SETTINGS = {
     "encoder": "random",
     "seeds": 2,
     "horizon": 2,
+    "feeding": "first_output",
     "clip_feedback": True,
+    "observed_loss": 0.0,
+    "sampling": {"own_seeds": 0.0, "true_frames": 0.0, "steps": 0},
     "clips": CLIPS,
     "curriculum": [{"fps": 15, "epochs": 1}, {"fps": 10, "epochs": 2}],
     "batch": 8,
-    "loss": {"dssim": 1.0, "l1": 1.0, "l2": 0.0},
-    "optimizer": {"lr": 0.003, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0},
+    "loss": {"dssim": 1.0, "l1": 1.0, "l2": 0.0, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0},
+    "optimizer": {"lr": 0.003, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0},
     "early_stopping": {"patience": 0, "validation_clips": 8},
     "hardware": HARDWARE,
     "checkpoint_minutes": 1000.0,
@@ -71,7 +75,9 @@ def config(**changes: object) -> TrainConfig:
 
 def card(settings: TrainConfig) -> ModelCard:
     size = (settings.height, settings.width)
-    return ModelCard("lvln", settings.net, *size, settings.seeds, settings.horizon, True, settings.loss, {"a": 1})
+    return ModelCard(
+        "lvln", settings.net, *size, settings.seeds, settings.horizon, "first_output", True, settings.loss, {"a": 1}
+    )
 
 
 def run(settings: TrainConfig, shards: Path, folder: Path):
@@ -192,9 +198,15 @@ def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path,
     ("change", "reused"),
     [
         ({"seed": 1}, False),
-        ({"optimizer": {"lr": 0.001, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0}}, False),
-        ({"clips": {"step": 5, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu"}}, False),
-        ({"clips": {"step": 4, "fraction": 0.25, "overfit": 0, "workers": 2, "jpeg_decoder": "cpu"}}, True),
+        ({"optimizer": {"lr": 0.001, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0}}, False),
+        (
+            {"clips": {"step": 5, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu", **PLAIN_CLIPS}},
+            False,
+        ),
+        (
+            {"clips": {"step": 4, "fraction": 0.25, "overfit": 0, "workers": 2, "jpeg_decoder": "cpu", **PLAIN_CLIPS}},
+            True,
+        ),
         ({"checkpoint_minutes": 3.0}, True),
     ],
 )
@@ -249,7 +261,7 @@ def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
     """With a learning rate that is practically zero nothing improves beyond the first epochs."""
     settings = config(
         curriculum=[{"fps": 10, "epochs": 30}],
-        optimizer={"lr": 1e-12, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1.0},
+        optimizer={"lr": 1e-12, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1.0, "ema": 0.0},
         early_stopping={"patience": 2, "validation_clips": 8},
     )
     _, record = run(settings, shards, tmp_path)
@@ -259,7 +271,7 @@ def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_is_held_and_falls_along_a_cosine() -> None:
-    settings = OptimizerConfig(lr=0.1, weight_decay=0, warmup_steps=4, clip_norm=1)
+    settings = OptimizerConfig(lr=0.1, weight_decay=0, warmup_steps=4, clip_norm=1, ema=0.0)
     rates = [learning_rate(settings, step, decay_from=0, total=24) for step in range(24)]
     assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert rates[14] == pytest.approx(0.05)
@@ -547,5 +559,5 @@ def test_stages_say_which_items_there_are(arguments: tuple[str, ...]) -> None:
 
 def test_loss_weights_are_checked_with_their_key() -> None:
     with pytest.raises(ValueError, match=r"train\.lvln\.loss: dssim, l1 and l2 are all zero"):
-        config(loss={"dssim": 0, "l1": 0, "l2": 0})
+        config(loss={"dssim": 0, "l1": 0, "l2": 0, "ms_dssim": 0, "laplacian": 0, "gradient": 0})
     assert config().loss == LossConfig(1.0, 1.0, 0.0)

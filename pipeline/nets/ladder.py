@@ -9,6 +9,7 @@
 Shapes: B batch, H × W pixels of the frame; images in [0, 1].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +112,11 @@ def split(encoded: Encoded, size: int) -> list[Encoded]:
     parts = {name: [x.split(size) for x in tensors] for name, tensors in encoded.items()}
     runs = len(next(iter(parts.values()))[0])
     return [{name: [part[i] for part in tensors] for name, tensors in parts.items()} for i in range(runs)]
+
+
+def join(states: Sequence[States]) -> States:
+    """States of several times as those of one batch, the B of each time side by side, as `split` takes them apart."""
+    return tuple(tuple(map(torch.cat, zip(*hidden, strict=True))) for hidden in zip(*states, strict=True))
 
 
 def half_resolution(encoder: Encoder, *, branch: int, upsample: str, height: int, width: int) -> Ladder:

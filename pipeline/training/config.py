@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pipeline.params import Above, AtLeast, Between, MultipleOf
+from pipeline.nets.rollout import Feeding
+from pipeline.params import Above, AtLeast, Below, Between, MultipleOf
 from pipeline.training.hardware import HardwareConfig
 from pipeline.training.losses import LossConfig
 from pipeline.video.clips import ClipsConfig
@@ -25,6 +26,17 @@ class OptimizerConfig:
     weight_decay: Annotated[float, AtLeast(0)]
     warmup_steps: Annotated[int, AtLeast(0)]
     clip_norm: Annotated[float, Above(0)]  # the gradient's norm is cut to this
+    ema: Annotated[float, AtLeast(0), Below(1)]  # decay of the weights' running mean, which is what is kept; 0: off
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Reverse scheduled sampling (Wang et al., "PredRNN" 2022, section 3.4), drawn a clip and frame: the shares at the
+    first step, which fall linearly to none over `steps` steps of the run."""
+
+    own_seeds: Annotated[float, Between(0, 1)]  # of the seeds but the first: the network is fed its own prediction
+    true_frames: Annotated[float, Between(0, 1)]  # of the predictions: the network is fed the true frame instead
+    steps: Annotated[int, AtLeast(0)]
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,12 @@ class TrainConfig:
     encoder: str  # imagenet, random, or the path of a ResNet-18 state dict
     seeds: Annotated[int, AtLeast(1)]  # frames in
     horizon: Annotated[int, AtLeast(1)]  # frames predicted
+    feeding: Feeding
     clip_feedback: bool  # clip predictions to [0, 1] before they are fed back
+    observed_loss: Annotated[
+        float, AtLeast(0)
+    ]  # weight of the predictions of seeds, beside 1 for the frames after them
+    sampling: SamplingConfig
     clips: ClipsConfig
     curriculum: tuple[Phase, ...]
     batch: Annotated[int, AtLeast(1)]  # clips a step, over all devices together

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder
+from pipeline.nets.rollout import Feeding
 from pipeline.params import from_dict
 from pipeline.training.losses import LossConfig
 
@@ -30,6 +31,7 @@ class ModelCard:
     width: int
     seeds: int
     horizon: int
+    feeding: Feeding
     clip_feedback: bool
     loss: LossConfig
     encoder: dict

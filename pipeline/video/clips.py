@@ -34,6 +34,10 @@ class ClipsConfig:
     overfit: Annotated[int, AtLeast(0)]  # train and validate on this many clips; 0: off
     workers: Annotated[int, AtLeast(0)]  # loader processes; 0: load in the main process
     jpeg_decoder: Literal["cpu", "device"]  # in the loader, or where the model is, by the GPU's batched decoder
+    stride: Annotated[int, AtLeast(1)]  # the frames of a clip lie so many apart at most, drawn a clip
+    reverse: bool  # half of the clips run backwards
+    flip: bool  # half of them are mirrored
+    crop: Annotated[float, Above(0), Between(0, 1)]  # a random window of at least this part of height and width
 
 
 def take_fraction(videos: list[StoredVideo], fraction: float, *, seed: int) -> list[StoredVideo]:
