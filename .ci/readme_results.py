@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 START, END = "<!-- results: written by .ci/readme_results.py -->", "<!-- end of results -->"
-MODELS = ("lvln", "one_frame", "full_res")
+MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
 CHOICES = ("deepest", "subsample", "combined")
 
 

@@ -1,19 +1,24 @@
 """Networks and settings to measure, and clips to measure them on."""
 
 import argparse
-import importlib
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.nets.encoder import Encoder, load_weights
+from pipeline.nets.build import build_net
+from pipeline.nets.encoder import load_weights
 from pipeline.nets.ladder import Ladder
 from pipeline.params import from_dict
 from pipeline.training.config import TrainConfig
 
 PLAIN_CLIPS = {"stride": 1, "reverse": False, "flip": False, "crop": 1.0}  # nothing varied
-FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1)}  # in, predicted
+FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1), "lvln_warp": (3, 3)}  # in, predicted
+
+CHOICES = {  # of the networks
+    "full_res": {},
+    "lvln_warp": {"output": "warp", "norm": "group", "icnr": True, "cost_volume": 4},
+}
 
 
 def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int) -> None:
@@ -29,7 +34,7 @@ def make_config(case: argparse.Namespace, *, hardware: dict[str, object], **chan
     model = case.model
     height, width = map(int, case.size.split("x"))
     seeds, horizon = FRAMES[model]
-    net = {"width": case.channels} | ({} if model == "full_res" else {"upsample": "pixel_shuffle"})
+    net = {"width": case.channels} | CHOICES.get(model, {"upsample": "pixel_shuffle"})
     settings = {
         "seed": 0,
         "net": net,
@@ -58,9 +63,7 @@ def make_config(case: argparse.Namespace, *, hardware: dict[str, object], **chan
 def make_net(model: str, config: TrainConfig) -> Ladder:
     """The network with seeded weights."""
     torch.manual_seed(config.seed)
-    variant = importlib.import_module(f"pipeline.nets.{model}")
-    net_config = from_dict(config.net, variant.Config, where="net")
-    net = variant.build(net_config, Encoder(), height=config.height, width=config.width)
+    net = build_net(model, config.net, height=config.height, width=config.width)
     load_weights(net.encoder, config.encoder)
     return net
 

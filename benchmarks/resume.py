@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     fabric = make_fabric(config.hardware, key="hardware", height=config.height, width=config.width)
     net = make_net(arguments.model, config)
-    record = train(fabric, net, config, {10: arguments.shards}, name=arguments.model, run=arguments.run)
+    record, _ = train(fabric, net, config, {10: arguments.shards}, name=arguments.model, run=arguments.run)
     digest = hashlib.sha256()
     for tensor in net.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-MODELS = ("lvln", "one_frame", "full_res")
+MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
 SECTIONS = ("source", "decode", "train", "evaluate", "features", "probe")
 
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
+from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
@@ -16,7 +17,7 @@ from pipeline.training.hardware import HardwareConfig, check_devices, make_fabri
 from pipeline.training.interruption import stop_with_parent
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, train
-from pipeline.training.model_file import ModelCard, build_net, save_model
+from pipeline.training.model_file import ModelCard, save_model
 from pipeline.video.shards import RATES
 from stages.entry import matrix_item, run
 
@@ -52,13 +53,16 @@ def main() -> None:
         config.loss,
         encoder={},
     )
-    net = build_net(card)
+    net = build_net(name, config.net, height=config.height, width=config.width)
     card.encoder.update(load_weights(net.encoder, config.encoder))
     shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
-    record = train(fabric, net, config, shards, name=name, run=run_folder)
+    record, phases = train(fabric, net, config, shards, name=name, run=run_folder)
     if not fabric.is_global_zero:
         return
 
+    for number, weights in enumerate(phases, start=1):
+        net.load_state_dict(weights, strict=False)
+        save_model(Path(f"models/phases/{name}/{number}.safetensors"), net, card)
     save_model(Path(f"models/{name}.safetensors"), net, card)
     write_table(Path(f"plots/train_{name}.csv"), record.curve)
     write_table(Path(f"plots/validation_{name}.csv"), record.validation)

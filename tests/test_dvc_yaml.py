@@ -8,7 +8,7 @@ import yaml
 from tests.import_closure import ROOT, closure
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-VARIANTS = ("lvln", "one_frame", "full_res")
+VARIANTS = ("lvln", "one_frame", "full_res", "lvln_warp")
 
 
 def code_deps(stage: dict, variant: str) -> set[str]:

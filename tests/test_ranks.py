@@ -23,9 +23,9 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from pipeline.training.hardware import HardwareConfig, make_fabric
-from pipeline.training.model_file import build_net, load_model
+from pipeline.training.model_file import load_model
 from pipeline.video.shards import RATES
-from tests.test_training import CLIPS, HARDWARE, card, config, run
+from tests.test_training import CLIPS, HARDWARE, config, fresh, run
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -179,7 +179,7 @@ def test_two_ranks_train_as_one_process_does(shards: Path, trained: Path, tmp_pa
     """
     settings = config(**CHANGES, batch=batch)
     torch.manual_seed(settings.seed)
-    before = trainable(build_net(card(settings)))
+    before = trainable(fresh(settings))
     net, record = run(settings, shards, tmp_path)
     assert record.step == 2 * len(SIZES[batch])
     first, second = results(trained / f"batch_{batch}")

@@ -22,6 +22,8 @@ from ruamel.yaml import YAML
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.cases import PLAIN_CLIPS
+from pipeline.nets.build import build_net
+from pipeline.nets.ladder import Ladder
 from pipeline.params import from_dict
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.config import OptimizerConfig, Phase, TrainConfig
@@ -29,7 +31,7 @@ from pipeline.training.hardware import make_fabric, pick_precision
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, phase_clips, train
 from pipeline.training.losses import LossConfig
-from pipeline.training.model_file import ModelCard, build_net, load_model, save_model
+from pipeline.training.model_file import ModelCard, load_model, save_model
 from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.shards import RATES
 from tests.videos import stored_video
@@ -80,13 +82,17 @@ def card(settings: TrainConfig) -> ModelCard:
     )
 
 
+def fresh(settings: TrainConfig) -> Ladder:
+    return build_net("lvln", settings.net, height=settings.height, width=settings.width)
+
+
 def run(settings: TrainConfig, shards: Path, folder: Path):
     torch.manual_seed(settings.seed)
-    net = build_net(card(settings))
+    net = fresh(settings)
     loggers = make_loggers(folder, name="lvln", wandb=settings.wandb)
     size = {"height": settings.height, "width": settings.width}
     fabric = make_fabric(settings.hardware, key="train.lvln.hardware", **size, loggers=loggers)
-    record = train(fabric, net, settings, {rate: shards / str(rate) for rate in RATES}, name="lvln", run=folder)
+    record, _ = train(fabric, net, settings, {rate: shards / str(rate) for rate in RATES}, name="lvln", run=folder)
     return net, record
 
 
@@ -147,7 +153,7 @@ def test_same_settings_same_weights_and_files(shards: Path, tmp_path: Path) -> N
     other, _ = run(replace(settings, seed=1), shards, tmp_path / "c")
     assert not same_weights(first, other)
     torch.manual_seed(settings.seed)
-    untrained = build_net(card(settings))
+    untrained = fresh(settings)
     assert same_weights(first.encoder, untrained.encoder)  # frozen through the whole loop
     assert not same_weights(first.lateral, untrained.lateral)
 
@@ -378,7 +384,7 @@ def test_wandb_works_offline(shards: Path, tmp_path: Path) -> None:
 def test_model_files_say_how_to_use_them(tmp_path: Path) -> None:
     settings = config()
     torch.manual_seed(0)
-    net = build_net(card(settings)).eval()
+    net = fresh(settings).eval()
     save_model(tmp_path / "m.safetensors", net, card(settings))
     loaded, said = load_model(tmp_path / "m.safetensors")
     assert said == card(settings)

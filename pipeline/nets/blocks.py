@@ -1,4 +1,4 @@
-"""The parts of the ladder: location-dependent convolution, ConvGRU, lateral and decoder blocks.
+"""The parts of the ladder: location-dependent convolution, ConvGRU, lateral and decoder blocks, warp, cost volume.
 
 Sources: the report, section 3; Azizi et al., "Location Dependency in Video Prediction" (2018), for the
 location-dependent convolution; Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video
@@ -7,10 +7,17 @@ Representations" (2016), for the ConvGRU.
 Shapes: B batch, C channels, H height, W width of the level's feature map.
 """
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNELS = (3, 5, 7)  # of a lateral block's three ConvGRUs
+
+GROUPS = 8  # of a GroupNorm
+
+Norm = Literal["batch", "group"]
 
 Hidden = tuple[Tensor, ...]  # of those three: (B, branch, H, W) each
 
@@ -65,21 +72,27 @@ class ConvGRU(nn.Module):
 class LateralBlock(nn.Module):
     """A 1×1 convolution and three ConvGRUs of growing kernel in parallel on the same tap.
 
-    The 1×1 convolution carries what is there now past the recurrence; with `location` it knows where it is.
+    The 1×1 convolution carries what is there now past the recurrence; with `location` it knows where it is. With
+    `compress` the ConvGRUs see the tap through a 1×1 convolution of their own to `branch` channels.
     """
 
-    def __init__(self, channels_in: int, branch: int, *, height: int, width: int, location: bool):
+    def __init__(
+        self, channels_in: int, branch: int, *, height: int, width: int, location: bool, compress: bool = False
+    ):
         super().__init__()
         self.point = (
             LocationConv(channels_in, branch, height=height, width=width)
             if location
             else nn.Conv2d(channels_in, branch, 1)
         )
-        self.grus = nn.ModuleList(ConvGRU(channels_in, branch, kernel=kernel) for kernel in KERNELS)
+        self.compress = nn.Conv2d(channels_in, branch, 1) if compress else nn.Identity()
+        seen = branch if compress else channels_in
+        self.grus = nn.ModuleList(ConvGRU(seen, branch, kernel=kernel) for kernel in KERNELS)
 
     def project(self, x: Tensor) -> list[Tensor]:
         """What a step needs of a frame and does not depend on the state: the tap x (N, channels_in, H, W), N frames of
         any time -> the ConvGRUs' input halves (N, 3·branch, H, W) each."""
+        x = self.compress(x)
         return [gru.from_input(x) for gru in self.grus]
 
     def forward(self, projected: list[Tensor], hidden: Hidden | None) -> Hidden:
@@ -93,13 +106,70 @@ class LateralBlock(nn.Module):
         return [self.point(x), *hidden]
 
 
-def decoder_block(channels_in: int, base: int, *, shuffle: int = 2, norm: bool = True) -> nn.Sequential:
-    """(B, channels_in, H, W) -> (B, base, shuffle·H, shuffle·W): batch norm (where `norm`), ReLU, 3×3 convolution
-    to 16·base channels, pixel shuffle, 3×3 convolution. The order batch norm, ReLU is the report's text's."""
+def decoder_block(
+    channels_in: int,
+    channels: int,
+    *,
+    expansion: int,
+    shuffle: int = 2,
+    norm: Norm | None = "batch",
+    icnr: bool = False,
+) -> nn.Sequential:
+    """(B, channels_in, H, W) -> (B, channels, shuffle·H, shuffle·W): normalisation (None: none), ReLU, 3×3 convolution
+    to `expansion` channels, pixel shuffle, 3×3 convolution. The order batch norm, ReLU is the report's text's; there
+    channels are 64 and expansion 1024."""
+    up = nn.Conv2d(channels_in, expansion, 3, padding=1)
+    if icnr:
+        icnr_(up, shuffle)
     return nn.Sequential(
-        *([nn.BatchNorm2d(channels_in)] if norm else []),
+        *([normalisation(norm, channels_in)] if norm else []),
         nn.ReLU(),
-        nn.Conv2d(channels_in, 16 * base, 3, padding=1),
+        up,
         nn.PixelShuffle(shuffle),
-        nn.Conv2d(16 * base // shuffle**2, base, 3, padding=1),
+        nn.Conv2d(expansion // shuffle**2, channels, 3, padding=1),
     )
+
+
+def normalisation(norm: Norm, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(GROUPS, channels)
+
+
+@torch.no_grad()
+def icnr_(conv: nn.Conv2d, shuffle: int) -> None:
+    """Makes the shuffle² outputs that a pixel shuffle lays side by side equal at first, so that it begins as nearest-
+    neighbour upsampling, without a grid (Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017)."""
+    for parameter in (conv.weight, conv.bias):
+        parameter.copy_(parameter[:: shuffle**2].repeat_interleave(shuffle**2, 0))
+
+
+def warp(images: Tensor, flow: Tensor) -> Tensor:
+    """out(p) = image(p + flow(p)), bilinear; beyond the border, the border's value.
+
+    images (N, C, H, W); flow (N, 2, H, W) in pixels, x first. Jaderberg et al., "Spatial Transformer Networks" (2015).
+    """
+    height, width = images.shape[2:]
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 0]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)  # (N, H, W, 2) in −1 … 1
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def cost_volume(now: Tensor, before: Tensor, *, radius: int) -> Tensor:
+    """How alike each place is to the places around it one frame earlier: feature maps (N, C, H, W) of two frames ->
+    (N, (2·radius + 1)², H, W), cosines in −1 … 1, 0 beyond the border; the displacements row by row.
+
+    Sun et al., "PWC-Net" (2018), section 3. Row y of `now` meets row y + dy of `before` in one matrix product, of which
+    the displacements dx are diagonals; the plain form, a product of shifted maps a displacement, is in the tests.
+    """
+    size, height, width = 2 * radius + 1, *now.shape[2:]
+    now, before = (F.normalize(x.permute(0, 2, 3, 1), dim=-1) for x in (now, before))  # (N, H, W, C)
+    before = F.pad(before, (0, 0, radius, radius, radius, radius))
+    rows = before.unfold(1, height, 1).permute(0, 1, 4, 2, 3)  # (N, size, H, W + 2·radius, C)
+    products = now[:, None] @ rows.transpose(-1, -2)  # (N, size, H, W, W + 2·radius)
+    products = products.contiguous()
+    n, line = len(now), width + 2 * radius
+    diagonals = products.as_strided(
+        (n, size, height, width, size),
+        (size * height * width * line, height * width * line, width * line, line + 1, 1),
+    )
+    return diagonals.permute(0, 1, 4, 2, 3).flatten(1, 2)

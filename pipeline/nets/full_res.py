@@ -5,10 +5,12 @@ by four to reach layer2's resolution.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from torch import Tensor, nn
 
+from pipeline.nets.blocks import decoder_block
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder, Rung
 from pipeline.params import MultipleOf
@@ -34,9 +36,9 @@ class FullRes(Ladder):
             Rung.on("layer1", branch=base, location=True),
             Rung.on("layer2", branch=base, location=True),
         )
-        super().__init__(
-            encoder, rungs, base=base, height=height, width=width, head=nn.Conv2d(4 * (base // 4) + base, 3, 1)
-        )
+        block = partial(decoder_block, channels=base, expansion=16 * base)
+        head = nn.Conv2d(4 * (base // 4) + base, 3, 1)
+        super().__init__(encoder, rungs, block=block, base=base, height=height, width=width, head=head)
         self.stem = nn.Conv2d(3, STEM_CHANNELS, 7, padding=3)
 
     def tap(self, frames: Tensor) -> dict[str, Tensor]:

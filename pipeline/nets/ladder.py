@@ -9,8 +9,10 @@
 Shapes: B batch, H × W pixels of the frame; images in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,10 @@ from torch import Tensor, nn
 from pipeline.nets.blocks import Hidden, LateralBlock, decoder_block
 from pipeline.nets.encoder import TAPS, Encoder
 
-States = tuple[Hidden, ...]  # of C1 … C4, three ConvGRUs each: (B, branch, H / stride, W / stride)
+LEVELS = 4
+
+# Of C1 … C4, three ConvGRUs each: (B, branch, H / stride, W / stride). A variant may remember more after these.
+States = tuple[Hidden, ...]
 
 Encoded = dict[str, list[Tensor]]  # of N frames, by tap: the tap, and, for a rung, what its ConvGRUs need of it
 
@@ -32,22 +37,33 @@ class Rung:
     stride: int
     branch: int
     location: bool = False
+    compress: bool = False
+    more: int = 0  # channels that a variant adds to those of the lateral block
 
     @classmethod
-    def on(cls, tap: str, *, branch: int, location: bool = False) -> "Rung":
+    def on(cls, tap: str, **choices: Any) -> "Rung":
         """A rung on one of the encoder's taps."""
-        return cls(tap, TAPS[tap].channels, TAPS[tap].stride, branch, location)
+        return cls(tap, TAPS[tap].channels, TAPS[tap].stride, **choices)
 
 
 class Ladder(nn.Module):
-    """Base of the variants, which choose the rungs (C1 first), the decoder's width and the head.
+    """Base of the variants, which choose the rungs (C1 first), the decoder blocks and the head.
 
-    base: channels that each decoder block passes on (64 in the report). height, width: of the frames, in pixels.
-    head: concat(C1, L1) -> the frame at full resolution, in the encoder's normalised range.
+    block: decoder_block but for the channels in: (channels_in, **choices) -> one. base: channels that it passes on (64
+    in the report). height, width: of the frames, in pixels. head: what `climb` reaches -> the frame at full resolution,
+    in the encoder's normalised range.
     """
 
     def __init__(
-        self, encoder: Encoder, rungs: tuple[Rung, ...], *, base: int, height: int, width: int, head: nn.Module
+        self,
+        encoder: Encoder,
+        rungs: tuple[Rung, ...],
+        *,
+        block: Callable[..., nn.Module],
+        base: int,
+        height: int,
+        width: int,
+        head: nn.Module,
     ):
         super().__init__()
         self.encoder = encoder
@@ -59,16 +75,15 @@ class Ladder(nn.Module):
                 height=height // rung.stride,
                 width=width // rung.stride,
                 location=rung.location,
+                compress=rung.compress,
             )
             for rung in rungs
         )
         deepest = TAPS["layer4"]
-        self.bottom = decoder_block(  # L4
-            deepest.channels, base, shuffle=deepest.stride // rungs[-1].stride, norm=False
-        )
-        self.decoder = nn.ModuleList(  # L3, L2, L1
-            decoder_block(4 * rung.branch + base, base) for rung in reversed(rungs[1:])
-        )
+        self.bottom = block(deepest.channels, shuffle=deepest.stride // rungs[-1].stride, norm=None)  # L4
+        self.decoder = nn.ModuleList(
+            block(4 * rung.branch + rung.more + base) for rung in reversed(rungs[1:])
+        )  # L3, L2, L1
         self.head = head
 
     def tap(self, frames: Tensor) -> dict[str, Tensor]:
@@ -87,18 +102,26 @@ class Ladder(nn.Module):
 
     def observe(self, encoded: Encoded, states: States | None = None) -> States:
         """Feeds one encoded frame; states None: nothing seen yet. Returns the new hidden states."""
-        levels = zip(self.lateral, self.taps, states or (None,) * len(self.taps), strict=True)
+        levels = zip(self.lateral, self.taps, states[:LEVELS] if states else (None,) * LEVELS, strict=True)
         return tuple(block(encoded[name][1:], hidden) for block, name, hidden in levels)
 
     def decode(self, encoded: Encoded, states: States) -> Tensor:
         """The last frame fed and the states after it -> the prediction of the next frame: (B, 3, H, W), near [0, 1]
         but not clipped."""
-        levels = zip(self.lateral, self.taps, states, strict=True)
-        lateral = [block.features(encoded[name][0], hidden) for block, name, hidden in levels]  # C1 … C4
+        return self.encoder.denormalise(self.head(self.climb(encoded, states)))
+
+    def climb(self, encoded: Encoded, states: States) -> Tensor:
+        """Down the decoder: concat(C1, L1), (B, 4·branch + base, H, W) of the first rung's map."""
+        lateral = self.features(encoded, states)
         x = self.bottom(self.encoder.deepest(encoded["layer3"][0]))
         for block, c in zip(self.decoder, reversed(lateral[1:]), strict=True):
             x = block(torch.cat([*c, x], 1))
-        return self.encoder.denormalise(self.head(torch.cat([*lateral[0], x], 1)))
+        return torch.cat([*lateral[0], x], 1)
+
+    def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
+        """What the decoder gets of C1 … C4, to be concatenated."""
+        levels = zip(self.lateral, self.taps, states[:LEVELS], strict=True)
+        return [block.features(encoded[name][0], hidden) for block, name, hidden in levels]
 
     def forward(self, frame: Tensor, states: States | None = None) -> tuple[Tensor, States]:
         """One step: the frame seen (B, 3, H, W) -> the prediction of the next frame, and the hidden states."""
@@ -136,4 +159,5 @@ def half_resolution(encoder: Encoder, *, branch: int, upsample: str, height: int
         head = nn.Sequential(nn.Conv2d(channels, 3 * 4, 1), nn.PixelShuffle(2))
     else:
         head = nn.Sequential(nn.Conv2d(channels, 3, 1), nn.Upsample(scale_factor=2, mode=upsample))
-    return Ladder(encoder, rungs, base=branch, height=height, width=width, head=head)
+    block = partial(decoder_block, channels=branch, expansion=16 * branch)
+    return Ladder(encoder, rungs, block=block, base=branch, height=height, width=width, head=head)

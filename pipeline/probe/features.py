@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.nets.encoder import TAPS
-from pipeline.nets.ladder import Ladder, States
+from pipeline.nets.ladder import LEVELS, Ladder, States
 from pipeline.params import AtLeast
 from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import as_images, read_frames
@@ -33,7 +33,7 @@ SUBSAMPLE = 128
 class FeaturesConfig:
     """Section `features`."""
 
-    model: Literal["lvln", "one_frame", "full_res"]
+    model: Literal["lvln", "one_frame", "full_res", "lvln_warp"]
     fps: Literal[25, 15, 10]
     batch: Annotated[int, AtLeast(1)]  # videos at a time
     device: Literal["auto", "cpu", "cuda"]
@@ -41,7 +41,7 @@ class FeaturesConfig:
 
 def select(states: States) -> dict[str, Tensor]:
     """Hidden states of C1 … C4 -> the stored choices, (B, numbers) each."""
-    *shallow, deepest = (torch.cat(hidden, 1).flatten(1) for hidden in states)
+    *shallow, deepest = (torch.cat(hidden, 1).flatten(1) for hidden in states[:LEVELS])
     return {"deepest": deepest, "subsample": torch.cat(shallow, 1)[:, ::SUBSAMPLE]}
 
 

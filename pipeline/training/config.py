@@ -77,6 +77,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.curriculum:
             raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")
+        if self.feeding == "second_output" and (self.observed_loss or self.sampling.steps):
+            raise ValueError("feeding second_output goes with observed_loss 0 and sampling.steps 0 alone")
         if self.hardware.ranks > 1 and self.seeds + self.horizon < 3:
             # A single step starts from the zero state, and the weights over the state would get no gradient.
             raise ValueError("seeds and horizon are 1 frame each; hardware.devices and nodes above 1 need one more")

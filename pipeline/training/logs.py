@@ -13,7 +13,7 @@ from lightning.fabric.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from pipeline.nets.ladder import Ladder, States
+from pipeline.nets.ladder import LEVELS, Ladder, States
 from pipeline.nets.rollout import predict
 
 
@@ -77,7 +77,7 @@ def filter_picture(frames: Tensor, watched: Sequence[States]) -> Tensor:
     channel of each ConvGRU of C1 … C4, its states −1 … 1 as black … white, at the frames' size."""
     size = frames.shape[-2:]
     rows = [frames]
-    for level in range(len(watched[0])):
+    for level in range(LEVELS):
         for kernel in range(len(watched[0][level])):
             maps = torch.cat([states[level][kernel][:, :1] for states in watched]).float()  # (T, 1, H, W)
             rows.append((F.interpolate(maps, size, mode="nearest") / 2 + 0.5).expand(-1, 3, -1, -1))

@@ -30,7 +30,7 @@ from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.config import TrainConfig
 from pipeline.training.interruption import Stop, only_one, stop_requests
 from pipeline.training.logs import draw, show
-from pipeline.training.step import Readings, Step, learning_rate
+from pipeline.training.step import Readings, Step, learning_rate, own_frames, trained_weights
 from pipeline.video.clips import (
     Clips,
     ClipsConfig,
@@ -40,12 +40,15 @@ from pipeline.video.clips import (
     load,
     load_encoded,
     take_fraction,
+    vary_pixels,
 )
 from pipeline.video.shards import open_videos
 
 STATE = "state.pt"  # in the run folder; the caller deletes it once the result is written
 PICTURED = 4  # validation clips
 CURVE_POINTS = 100  # rows of the training curve a phase, however long it is
+
+Weights = dict[str, Tensor]  # by name, without the frozen encoder's
 
 
 @dataclass
@@ -67,8 +70,9 @@ class Progress:
 
 def train(
     fabric: Fabric, net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name: str, run: Path
-) -> Progress:
-    """Trains `net` in place and returns the record of the run, the same on every rank.
+) -> tuple[Progress, list[Weights]]:
+    """Trains `net` in place and returns the record of the run, the same on every rank, and the weights that scored best
+    in each phase; the last are those of `net`.
 
     shards: folder of the shards at each rate. name: of the model, for the progress bar and messages. run: folder of
     the state, from which an interrupted run continues (its file STATE stays until the caller has written the result),
@@ -82,11 +86,11 @@ def train(
         with training.bar, training.fitting():
             while training.progress.phase < len(config.curriculum):
                 training.epoch()
-        net.load_state_dict(training.best)
+        net.load_state_dict(training.best, strict=False)
         net.encoder.fuse(None)
         for logger in fabric.loggers:
             logger.finalize("success")
-        return training.progress
+        return training.progress, training.phases
 
 
 class _Training:
@@ -115,7 +119,8 @@ class _Training:
         self.step = Step(fabric, net, config)
         self.readings = Readings(fabric.device)
         self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None  # the weights that scored best in this phase
+        self.best: Weights | None = None  # those that scored best in this phase
+        self.phases: list[Weights] = []  # the same of the phases before
         self.saving = self.stopping = self.kept_state = False
         beginnings = reversed(range(1, len(self.clips)))
         self.marks = {STATE: self.mark()} | {f"phase_{count}.pt": self.mark(count) for count in beginnings}
@@ -137,11 +142,15 @@ class _Training:
         if progress.step == 0 and progress.batch == 0:
             self.draw(held_back)
         order = self.order(clips, seed=config.seed, epoch=number, first=progress.batch)
-        for batch, clips_of_all in zip(
-            batches(clips, order, config.clips, self.fabric.device), order.sizes, strict=True
-        ):
+        drawn = {"seed": config.seed, "epoch": number}
+        loaded = batches(clips.varied(config.clips, **drawn), order, config.clips, self.fabric.device)
+        for batch, indices, clips_of_all in zip(loaded, order.batches, order.sizes, strict=True):
+            batch = vary_pixels(batch, indices, config.clips, **drawn)
+            own = own_frames(config, progress.step, indices, epoch=number)
+            if own is not None:
+                own = torch.from_numpy(own).to(self.fabric.device, non_blocking=True)
             lr = learning_rate(config.optimizer, progress.step, **decay)
-            values = self.step(batch, lr=lr, clips_of_all=clips_of_all)
+            values = self.step(batch, lr=lr, clips_of_all=clips_of_all, own=own)
             progress.step += 1
             progress.batch += 1
             self.readings.add((progress.step, lr), self.over_ranks(values))
@@ -155,7 +164,7 @@ class _Training:
         self.draw(held_back)
         if loss < progress.best_loss:
             progress.best_loss, progress.stale_epochs = loss, 0
-            self.best = {key: value.to("cpu", copy=True) for key, value in self.net.state_dict().items()}
+            self.best = {key: value.to("cpu", copy=True) for key, value in trained_weights(self.step.kept).items()}
         else:
             progress.stale_epochs += 1
         progress.epoch += 1
@@ -170,6 +179,7 @@ class _Training:
             self.add_to_curve(progress.step, self.step.optimizer.param_groups[0]["lr"])
         progress.phase += 1
         progress.epoch = 0
+        self.phases.append(self.best)
         if progress.phase < len(self.clips):
             progress.phase_start = progress.step
             progress.best_loss, progress.stale_epochs, self.best = math.inf, 0, None
@@ -199,7 +209,7 @@ class _Training:
         clips = torch.stack([held_back[i] for i in range(min(PICTURED, len(held_back)))]).to(self.fabric.device)
         images = as_images(clips, height=config.height, width=config.width)
         with self.fabric.autocast():
-            pictures = draw(self.net, images, seeds=config.seeds, clip_feedback=config.clip_feedback)
+            pictures = draw(self.step.kept, images, seeds=config.seeds, clip_feedback=config.clip_feedback)
         show(self.fabric.loggers, pictures, self.progress.step)
 
     def order(self, clips: Clips, **choices: Any) -> EpochOrder:
@@ -277,9 +287,8 @@ class _Training:
         for name, mark in self.marks.items():
             path = self.run / name
             if found := load_state(path, mark):
-                self.progress, self.best = Progress(**found["progress"]), found["best"]
-                self.net.load_state_dict(found["net"])
-                self.step.optimizer.load_state_dict(found["optimizer"])
+                self.progress, self.best, self.phases = Progress(**found["progress"]), found["best"], found["phases"]
+                self.step.load_state_dict(found["step"])
                 self.fabric.print(f"continuing at step {self.progress.step} from {path}")
                 break
             if name == STATE and path.exists():
@@ -306,9 +315,8 @@ class _Training:
     def save(self, name: str) -> None:
         self.read(everything=True)
         if self.fabric.is_global_zero:
-            record = {"progress": asdict(self.progress), "net": self.net.state_dict(), "best": self.best}
-            record["optimizer"] = self.step.optimizer.state_dict()
-            save_state(self.run / name, {"fingerprint": self.marks[name], **record})
+            record = {"progress": asdict(self.progress), "best": self.best, "phases": self.phases}
+            save_state(self.run / name, {"fingerprint": self.marks[name], "step": self.step.state_dict(), **record})
         self.saved_at, self.saving, self.kept_state = time.monotonic(), False, True
 
     def save_if_due(self) -> None:

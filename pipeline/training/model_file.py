@@ -4,7 +4,6 @@ A model file holds every weight, the encoder's included, and one metadata entry,
 build the network and use it as it was trained. (Several metadata entries would come out in random order.)
 """
 
-import importlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pipeline.nets.encoder import Encoder
+from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import Feeding
-from pipeline.params import from_dict
 from pipeline.training.losses import LossConfig
 
 
@@ -37,13 +35,6 @@ class ModelCard:
     encoder: dict
 
 
-def build_net(card: ModelCard) -> Ladder:
-    """A fresh network as the card describes it."""
-    variant = importlib.import_module(f"pipeline.nets.{card.model}")
-    config = from_dict(card.net, variant.Config, where=f"train.{card.model}.net", source="params.yaml")
-    return variant.build(config, Encoder(), height=card.height, width=card.width)
-
-
 def save_model(path: Path, net: Ladder, card: ModelCard) -> None:
     """Writes the model file; the same weights give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +54,6 @@ def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a model file of this project ({error})") from error
     card = ModelCard(**{**fields, "loss": LossConfig(**fields["loss"])})
-    net = build_net(card)
+    net = build_net(card.model, card.net, height=card.height, width=card.width)
     net.load_state_dict(tensors)
     return net.eval(), card

@@ -9,14 +9,17 @@ Shapes: B batch of this rank, T time, C channels, H × W pixels; images in [0, 1
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.rollout import predict
+from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.training.batch_norm import synchronise
 from pipeline.training.config import OptimizerConfig, TrainConfig
 from pipeline.training.hardware import pick_compile
@@ -32,18 +35,32 @@ class Routine(nn.Module):
         super().__init__()
         self.net, self.config = net, config
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, own: Tensor | None = None) -> Tensor:
         """uint8 (B, seeds + horizon, C, H, W) -> the loss of every predicted frame (B, horizon): prediction k against
         frame seeds + k − 1 of the clip. (Bytes, since Fabric would round float inputs to the precision of the
-        network, and the targets with them.)"""
+        network, and the targets with them.)
+
+        In training, with config.observed_loss above 0, those of the seeds 1 … come before them, (B, seeds + horizon
+        − 1), weighted so that the mean is the weighted mean. own (B, T), bool: see predict_every_frame."""
         config = self.config
         with torch.autocast(clips.device.type, enabled=False):
             images = as_images(clips, height=config.height, width=config.width)
-        seeds, targets = images[:, : config.seeds], images[:, config.seeds :]
-        predictions, _ = predict(self.net, seeds, horizon=config.horizon, clip_feedback=config.clip_feedback)
+        every = self.training and (config.observed_loss > 0 or own is not None)
+        if every:
+            feeding = {"seeds": config.seeds, "clip_feedback": config.clip_feedback}
+            predictions, targets = predict_every_frame(self.net, images, own=own, **feeding), images[:, 1:]
+        else:
+            seeds, targets = images[:, : config.seeds], images[:, config.seeds :]
+            feeding = {"clip_feedback": config.clip_feedback, "feeding": config.feeding}
+            predictions, _ = predict(self.net, seeds, horizon=config.horizon, **feeding)
         with torch.autocast(clips.device.type, enabled=False):
             losses = loss_per_image(predictions.float().flatten(0, 1), targets.flatten(0, 1), config.loss)
-        return losses.unflatten(0, targets.shape[:2])
+        losses = losses.unflatten(0, targets.shape[:2])
+        if every:
+            weights = losses.new_ones(losses.shape[1])
+            weights[: config.seeds - 1] = config.observed_loss
+            losses = losses * (weights / weights.mean())
+        return losses
 
 
 class Step:
@@ -68,12 +85,18 @@ class Step:
         self.model, self.optimizer = fabric.setup(fast, optimizer)
         # After the weights have arrived on the device.
         net.encoder.fuse(torch.bfloat16 if "bf16" in fabric.strategy.precision.precision else torch.float32)
+        self.mean = None  # of the weights, over time
+        if config.optimizer.ema:
+            self.mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.ema))
+            self.mean.module.encoder = net.encoder
+        self.kept = self.mean.module if self.mean else net  # what is validated and saved
+        self.kept_routine = Routine(self.kept, config) if self.mean else self.routine
 
-    def __call__(self, clips: Tensor, *, lr: float, clips_of_all: int) -> Tensor:
+    def __call__(self, clips: Tensor, *, lr: float, clips_of_all: int, own: Tensor | None = None) -> Tensor:
         """Clips uint8 (B, T, C, H, W) -> (2,) on the device: the loss over all ranks' clips (clips_of_all) and the
         norm of the gradient before it was clipped. The update is made even if they are not finite."""
         self.optimizer.param_groups[0]["lr"] = lr
-        losses = self.model(clips)
+        losses = self.model(clips, own)
         # DDP averages the ranks' gradients; their parts of the batch may differ in size.
         loss = losses.sum() * (self.fabric.world_size / (clips_of_all * losses.shape[1]))
         self.optimizer.zero_grad()
@@ -82,16 +105,47 @@ class Step:
             self.model, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False
         )
         self.optimizer.step()
+        if self.mean:
+            self.mean.update_parameters(self.routine.net)
         return torch.stack([loss.detach(), norm.detach()])
 
     @torch.no_grad()
     def evaluate(self, clips: Tensor) -> Tensor:
         """Clips uint8 (B, T, C, H, W) -> the loss of each, in eval mode: (B,) float64."""
-        self.routine.eval()
+        self.kept_routine.eval()
         with self.fabric.autocast():
-            losses = self.routine(clips).mean(1).double()
-        self.routine.train()
+            losses = self.kept_routine(clips).mean(1).double()
+        self.kept_routine.train()
         return losses
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later step depends on, but for the frozen encoder: weights, their mean, the optimizer's state."""
+        mean = trained_weights(self.mean) if self.mean else None
+        return {"net": trained_weights(self.routine.net), "mean": mean, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.routine.net.load_state_dict(state["net"], strict=False)
+        if self.mean:
+            self.mean.load_state_dict(state["mean"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def trained_weights(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without those of the encoder, which never change."""
+    return {key: value for key, value in net.state_dict().items() if "encoder." not in key}
+
+
+def own_frames(config: TrainConfig, step: int, indices: Sequence[int], *, epoch: int) -> np.ndarray | None:
+    """Reverse scheduled sampling at a step (from 0): (B, T) bool, where the network is fed its own prediction, drawn
+    from (seed, epoch, clip); None once it is over, and without it."""
+    sampling = config.sampling
+    if step >= sampling.steps or not (sampling.own_seeds or sampling.true_frames):
+        return None
+    left = 1 - step / sampling.steps
+    length = config.seeds + config.horizon
+    drawn = np.stack([np.random.default_rng([config.seed, epoch, i, 2]).random(length) for i in indices])
+    seed = np.arange(length) < config.seeds
+    return np.where(seed, drawn < left * sampling.own_seeds, drawn >= left * sampling.true_frames)
 
 
 def learning_rate(

@@ -12,6 +12,7 @@ be continued in the middle of an epoch.
 
 import signal
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import horizontal_flip, resize, resized_crop
 
 from pipeline.params import Above, AtLeast, Between
 from pipeline.video.shards import StoredVideo
@@ -92,6 +93,7 @@ class Clips(Dataset):
         counts = [(video.info.frames - length) // step + 1 for video in self.videos]
         self._first = np.concatenate([[0], np.cumsum(counts)])  # number of each video's first clip
         self._chosen = np.arange(self._first[-1])
+        self._variation: tuple[ClipsConfig, int, int] | None = None
         if at_most:
             self._chosen = np.sort(np.random.default_rng(seed).permutation(self._chosen)[:at_most])
 
@@ -104,10 +106,23 @@ class Clips(Dataset):
         v = int(np.searchsorted(self._first, clip, side="right")) - 1
         return self.videos[v], int(clip - self._first[v]) * self.step
 
+    def varied(self, config: ClipsConfig, *, seed: int, epoch: int) -> "Clips":
+        """The same clips in an epoch's own tempo and direction: with config.stride and config.reverse, drawn from
+        (seed, epoch, clip). A clip that has no room for its stride begins earlier, or has a smaller one."""
+        varied = copy(self)
+        varied._variation = (config, seed, epoch)
+        return varied
+
     def jpegs(self, i: int) -> list[torch.Tensor]:
         """The frames of clip i as they are stored, each uint8 (bytes,)."""
         video, start = self.window(i)
-        return [_as_tensor(jpeg) for jpeg in video.jpegs(start, self.length)]
+        stride, backwards = 1, False
+        if self._variation:
+            config, *key = self._variation
+            stride, backwards = _tempo(config, np.random.default_rng([*key, i, 0]), video.info.frames, self.length)
+        span = (self.length - 1) * stride + 1
+        frames = video.jpegs(min(start, video.info.frames - span), span)[::stride]
+        return [_as_tensor(jpeg) for jpeg in (reversed(frames) if backwards else frames)]
 
     def __getitem__(self, i: int) -> torch.Tensor:
         return decode_jpegs(self.jpegs(i))
@@ -115,6 +130,33 @@ class Clips(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> torch.Tensor:
         """A batch at once (B, length, 3, H, W): what a DataLoader calls; each frame is copied but once."""
         return decode_jpegs([jpeg for i in indices for jpeg in self.jpegs(i)]).unflatten(0, (len(indices), self.length))
+
+
+def _tempo(config: ClipsConfig, rng: np.random.Generator, frames: int, length: int) -> tuple[int, bool]:
+    """A stride, at most what a video of so many frames has room for, and whether to go backwards."""
+    room = (frames - 1) // max(1, length - 1)
+    stride, backwards = int(rng.integers(1, config.stride + 1)), bool(rng.integers(2))
+    return min(stride, room), backwards and config.reverse
+
+
+def vary_pixels(
+    batch: torch.Tensor, indices: Sequence[int], config: ClipsConfig, *, seed: int, epoch: int
+) -> torch.Tensor:
+    """Clips uint8 (B, T, 3, H, W), on any device, mirrored and cropped as drawn from (seed, epoch, clip), all frames of
+    a clip alike; indices: which clips these are. A crop is enlarged to the size of the frames."""
+    if not config.flip and config.crop == 1:
+        return batch
+    height, width = batch.shape[-2:]
+    varied = []
+    for clip, i in zip(batch, indices, strict=True):
+        rng = np.random.default_rng([seed, epoch, i, 1])
+        flip, part, top, left = rng.integers(2), rng.uniform(config.crop, 1), rng.random(), rng.random()
+        if config.crop < 1:
+            h, w = max(1, round(part * height)), max(1, round(part * width))
+            place = [round(top * (height - h)), round(left * (width - w)), h, w]
+            clip = resized_crop(clip, *place, [height, width], antialias=True)
+        varied.append(horizontal_flip(clip) if flip and config.flip else clip)
+    return torch.stack(varied)
 
 
 class EncodedClips(Dataset):

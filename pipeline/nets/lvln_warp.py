@@ -1,0 +1,122 @@
+"""L-VLN that moves pixels instead of redrawing them: what the report's model lacked to beat copying.
+
+The ladder of lvln.py with GroupNorm, ICNR and fewer decoder channels, one more decoder block up to full resolution,
+and a head that says of every pixel where it comes from, how far to trust that, and which colour to add else:
+
+    frame t+1 = m · warp(frame t, flow) + (1 − m) · (frame t + rgb)
+
+(Liu et al., "Deep Voxel Flow" 2017, section 3.1; Hu et al., "DMVFN" 2023, eq. 2.) The head's last convolution is zero
+at first, so training starts at copying the last frame. Beside the report's hidden states the network remembers the
+last frame and its taps: the cost volume between the taps of two frames shows displacements that no kernel of the ladder
+reaches, and C0 sees both frames at full resolution.
+
+Every part is a param that can be switched off. Shapes: B batch, H × W pixels of the frame; images in [0, 1].
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.nets.blocks import ConvGRU, Norm, cost_volume, decoder_block, warp
+from pipeline.nets.encoder import Encoder
+from pipeline.nets.ladder import LEVELS, Encoded, Ladder, Rung, States
+from pipeline.params import AtLeast, MultipleOf
+
+MATCHED = ("conv1", "layer1")  # taps of C1 and C2, between whose frames a cost volume is made
+
+
+@dataclass(frozen=True)
+class Config:
+    """Section `train.lvln_warp.net`. width: channels of a branch and of a decoder block; 64 is the full model."""
+
+    width: Annotated[int, MultipleOf(8)]
+    output: Literal["warp", "residual", "redraw"]  # residual: the last frame plus a colour; redraw: as the report does
+    norm: Norm  # of the decoder
+    icnr: bool  # before each pixel shuffle
+    cost_volume: Annotated[int, AtLeast(0)]  # its radius, in places of the map; 0: none
+
+
+class LvlnWarp(Ladder):
+    """The ladder with a memory of the last two frames.
+
+    States: C1 … C4; then a pair (input, hidden state) of C0, at full resolution, and of each matched tap; then what the
+    next step compares itself with: the frame and the matched taps.
+    """
+
+    def __init__(self, encoder: Encoder, config: Config, *, height: int, width: int):
+        base = config.width
+        matched = MATCHED if config.cost_volume else ()
+        more = 2 * base if matched else 0
+        rungs = (
+            Rung.on("conv1", branch=base, more=more),
+            Rung.on("layer1", branch=base, more=more),
+            Rung.on("layer2", branch=base, location=True, compress=True),
+            Rung.on("layer3", branch=base, location=True, compress=True),
+        )
+        block = partial(decoder_block, norm=config.norm, icnr=config.icnr)
+        head = nn.Sequential(
+            nn.Conv2d(base, base, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(base, base, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(base, 6 if config.output == "warp" else 3, 3, padding=1),  # flow, mask and rgb, or rgb alone
+        )
+        if config.output != "redraw":
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+        super().__init__(
+            encoder,
+            rungs,
+            block=partial(block, channels=base, expansion=12 * base),
+            base=base,
+            height=height,
+            width=width,
+            head=head,
+        )
+        self.output, self.radius = config.output, config.cost_volume
+        self.full = block(5 * base + more, channels=base // 2, expansion=4 * base)  # L0
+        self.pair = nn.Conv2d(6, base // 4, 3, padding=1)
+        places = (2 * self.radius + 1) ** 2
+        self.match = nn.ModuleDict({tap: nn.Conv2d(places, base, 3, padding=1) for tap in matched})
+        widths = [base // 4] + [base] * len(matched)
+        self.recent = nn.ModuleList(ConvGRU(width, width, kernel=3) for width in widths)  # C0, and of each matched tap
+
+    def tap(self, frames: Tensor) -> dict[str, Tensor]:
+        return self.encoder(frames) | {"frame": frames}
+
+    def observe(self, encoded: Encoded, states: States | None = None) -> States:
+        # Where to look for a match is no matter of gradients.
+        now = (encoded["frame"][0], *(encoded[tap][0].detach() for tap in self.match))
+        *remembered, before = states[LEVELS:] if states else [(None, None)] * len(self.recent) + [now]
+        inputs = [self.pair(torch.cat([now[0], before[0]], 1))]
+        for conv, after, earlier in zip(self.match.values(), now[1:], before[1:], strict=True):
+            inputs.append(conv(cost_volume(after, earlier, radius=self.radius)))
+        grus = zip(self.recent, inputs, remembered, strict=True)
+        memory = tuple((x, gru(gru.from_input(x), hidden)) for gru, x, (_, hidden) in grus)
+        return (*super().observe(encoded, states), *memory, now)
+
+    def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
+        lateral = super().features(encoded, states)
+        for level, motion in enumerate(states[LEVELS + 1 : -1]):  # of C1 and C2
+            lateral[level] += motion
+        return lateral
+
+    def decode(self, encoded: Encoded, states: States) -> Tensor:
+        (frame,) = encoded["frame"]
+        x = self.full(self.climb(encoded, states))  # (B, width / 2, H, W)
+        out = self.head(torch.cat([x, *states[LEVELS]], 1)).float()
+        if self.output == "redraw":
+            return self.encoder.denormalise(out)
+        if self.output == "residual":
+            return frame + out
+        flow, mask, rgb = out.split([2, 1, 3], 1)
+        mask = torch.sigmoid(mask)
+        return mask * warp(frame, flow) + (1 - mask) * (frame + rgb)
+
+
+def build(config: Config, encoder: Encoder, *, height: int, width: int) -> LvlnWarp:
+    """The network for frames of height × width pixels (multiples of 32)."""
+    return LvlnWarp(encoder, config, height=height, width=width)
