@@ -21,7 +21,8 @@ def run(stage: str, main: Callable[[], None]) -> None:
     except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
         rank = os.environ.get("RANK", "0")  # of several processes that train together
         name = "traceback.txt" if rank == "0" else f"traceback_{rank}.txt"
-        report = Path("runs", "_".join([stage, *sys.argv[1:]]), name)
+        item = sys.argv[1:] if len(sys.argv) == 2 else []  # the options of a tool are no folder's name
+        report = Path("runs", "_".join([stage, *item]), name)
         try:
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_text(traceback.format_exc(), encoding="utf-8")
