@@ -1,0 +1,69 @@
+"""Not a DVC stage: a video of yours through a trained model. `python -m stages.predict --help`"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from pipeline.device import pick_device
+from pipeline.evaluation.own_video import open_own_video, write_videos
+from pipeline.params import MODELS
+from pipeline.training.model_file import load_model
+from stages.entry import run
+
+ABOUT = """\
+Writes two videos. FILE.mp4: the video, then --frames frames that the model predicts after its end.
+FILE_side_by_side.mp4: how good it is on frames that exist: true frame, predicted frame, and their difference (4 times).
+Every --frames frames are predicted from the true ones before them; a yellow border marks predictions, and a red one
+those after the end of the video.
+
+The video may be of any container and codec that ffmpeg reads. Its frames are taken at --fps frames per second and
+stretched to the height and width that the model was trained with, as in training. In what is written each of those
+pixels is a square of several, to be looked at."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m stages.predict", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ", ".join(MODELS)
+    parser.add_argument("--model", required=True, help=f"{names} (of models/), or a .safetensors file")
+    parser.add_argument("--video", required=True, type=Path, metavar="FILE", help="your video")
+    parser.add_argument("--frames", type=int, default=3, metavar="K", help="frames to predict at a time (3)")
+    parser.add_argument("--fps", type=int, default=10, help="frames per second that the model sees; 10, by default, "
+                        "is the rate at which every curriculum of this repository ends")  # fmt: skip
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.mp4", help="its folder is made, and "
+                        "existing files are replaced")  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    side_by_side = given.out.with_name(given.out.stem + "_side_by_side.mp4")
+    for name, value in (("--frames", given.frames), ("--fps", given.fps)):
+        if value < 1:
+            raise ValueError(f"{name} {value} is out of range; allowed: at least 1")
+    if given.out.suffix != ".mp4":
+        raise ValueError(f"--out {given.out} must end in .mp4")
+    for file in (given.out, side_by_side):
+        if file.is_dir():
+            raise ValueError(f"--out {given.out}: {file} is a folder")
+    if given.video.resolve() in (given.out.resolve(), side_by_side.resolve()):
+        raise ValueError(f"--out {given.out} would replace the video itself")
+    file = Path(f"models/{given.model}.safetensors" if given.model in MODELS else given.model)
+    if given.model not in MODELS and (file.suffix != ".safetensors" or not file.is_file()):
+        raise ValueError(f"--model {file} is neither one of {', '.join(MODELS)} nor a .safetensors file that is there")
+    net, card = load_model(file)
+    net.to(pick_device(given.device, key="--device"))
+    try:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {given.out}: its folder cannot be made: {error.strerror}") from error
+    with tempfile.TemporaryDirectory(prefix="predict_") as scratch:
+        video = open_own_video(given.video, Path(scratch), card, fps=given.fps)
+        write_videos(net, card, video, frames=given.frames, fps=given.fps, out=given.out, side_by_side=side_by_side)
+    print(f"{given.out}: {len(video)} frames of the video, then {given.frames} predicted\n{side_by_side}")
+
+
+if __name__ == "__main__":
+    run("predict", main)
