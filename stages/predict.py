@@ -1,6 +1,8 @@
 """Not a DVC stage: a video of yours through a trained model. `python -m stages.predict --help`"""
 
 import argparse
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,12 +30,12 @@ def arguments() -> argparse.Namespace:
     names = ", ".join(MODELS)
     parser.add_argument("--model", required=True, help=f"{names} (of models/), or a .safetensors file")
     parser.add_argument("--video", required=True, type=Path, metavar="FILE", help="your video")
-    parser.add_argument("--frames", type=int, default=3, metavar="K", help="frames to predict at a time (3)")
-    parser.add_argument("--fps", type=int, default=10, help="frames per second that the model sees; 10, by default, "
-                        "is the rate at which every curriculum of this repository ends")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=3, metavar="K", help="frames to predict at a time (default 3)")
+    parser.add_argument(
+        "--fps", type=int, default=10, help="rate that the model sees (default 10, that of its training)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.mp4", help="its folder is made, and "
-                        "existing files are replaced")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.mp4", help="what is there is replaced")
     return parser.parse_args()
 
 
@@ -66,4 +68,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # unfinished files are removed on the way out
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     run("predict", main)

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +299,23 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frame: "), mp4_writer(files[0], **size) as write_a:
         write_a(frame[1:])
     assert files[0].read_text() == "old"
+
+
+def test_stopped_it_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    """SIGTERM while it predicts: no half file, no decoded frames, no traceback."""
+    video = record(tmp_path / "long.avi", *CODECS["avi"], seconds=80)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "stages.predict", "--model", model, "--video", video, "--out", "out/out.mp4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(list(tmp_path.glob("out/*.part"))) < 2:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.stderr.read() == ""
+    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_the_five_lines_of_the_readme(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
