@@ -20,8 +20,10 @@ HEIGHT, WIDTH = 32, 64
 def small_net(name: str) -> Ladder:
     """The model of params.yaml, narrow, with weights and batch-norm statistics unlike the initial ones."""
     variant = importlib.import_module(f"pipeline.nets.{name}")
-    config = asdict(load_section(ROOT / "params.yaml", f"train.{name}.net", variant.Config)) | {"width": 4}
+    config = asdict(load_section(ROOT / "params.yaml", f"train.{name}.net", variant.Config)) | {"width": 8}
     net = variant.build(from_dict(config, variant.Config, where="net"), Encoder(), height=HEIGHT, width=WIDTH)
+    if name == "lvln_warp":  # at first it copies
+        torch.nn.init.normal_(net.head[-1].weight, std=0.1)
     net.train()(torch.rand(4, 3, HEIGHT, WIDTH))
     return net.eval().requires_grad_(False)
 

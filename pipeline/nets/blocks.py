@@ -166,10 +166,6 @@ def cost_volume(now: Tensor, before: Tensor, *, radius: int) -> Tensor:
     before = F.pad(before, (0, 0, radius, radius, radius, radius))
     rows = before.unfold(1, height, 1).permute(0, 1, 4, 2, 3)  # (N, size, H, W + 2·radius, C)
     products = now[:, None] @ rows.transpose(-1, -2)  # (N, size, H, W, W + 2·radius)
-    products = products.contiguous()
-    n, line = len(now), width + 2 * radius
-    diagonals = products.as_strided(
-        (n, size, height, width, size),
-        (size * height * width * line, height * width * line, width * line, line + 1, 1),
-    )
-    return diagonals.permute(0, 1, 4, 2, 3).flatten(1, 2)
+    # Lines one longer than they are: line x then begins at its own place x, which is displacement −radius.
+    skewed = F.pad(products.flatten(-2), (0, width)).unflatten(-1, (width, width + 2 * radius + 1))
+    return skewed[..., :size].permute(0, 1, 4, 2, 3).flatten(1, 2)
