@@ -17,7 +17,7 @@ FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1), "lvln_warp": 
 
 CHOICES = {  # of the networks
     "full_res": {},
-    "lvln_warp": {"output": "warp", "norm": "group", "icnr": True, "cost_volume": 4},
+    "lvln_warp": {"output": "warp", "norm": "group", "icnr": True, "observed_flow": True, "cost_volume": 4},
 }
 
 

@@ -16,7 +16,7 @@ VARIANTS = {
     "lvln": (lvln, lvln.Config(4, "pixel_shuffle")),
     "one_frame": (one_frame, one_frame.Config(4, "bilinear")),
     "full_res": (full_res, full_res.Config(4)),
-    "lvln_warp": (lvln_warp, lvln_warp.Config(8, "warp", "group", True, 2)),
+    "lvln_warp": (lvln_warp, lvln_warp.Config(8, "warp", "group", icnr=True, observed_flow=True, cost_volume=2)),
 }
 
 
@@ -38,7 +38,7 @@ def test_parameter_counts_are_the_reports() -> None:
     full = full_res.build(full_res.Config(64), Encoder(), height=64, width=96)
     assert count(full, trainable=True) == 19_083_139
     assert count(full, trainable=False) == 30_259_651
-    warping = lvln_warp.Config(64, "warp", "group", icnr=True, cost_volume=0)
+    warping = lvln_warp.Config(64, "warp", "group", icnr=True, observed_flow=False, cost_volume=0)
     assert count(lvln_warp.build(warping, Encoder(), height=128, width=160), trainable=False) == 30_867_766
     assert count(Encoder(), trainable=False) == 11_176_512
     assert count(Encoder(), trainable=True) == 0

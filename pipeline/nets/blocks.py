@@ -1,4 +1,4 @@
-"""The parts of the ladder: location-dependent convolution, ConvGRU, lateral and decoder blocks, warp, cost volume.
+"""The parts of the ladder: location-dependent convolution, ConvGRU, lateral and decoder blocks.
 
 Sources: the report, section 3; Azizi et al., "Location Dependency in Video Prediction" (2018), for the
 location-dependent convolution; Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video
@@ -10,7 +10,6 @@ Shapes: B batch, C channels, H height, W width of the level's feature map.
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNELS = (3, 5, 7)  # of a lateral block's three ConvGRUs
@@ -140,32 +139,3 @@ def icnr_(conv: nn.Conv2d, shuffle: int) -> None:
     neighbour upsampling, without a grid (Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017)."""
     for parameter in (conv.weight, conv.bias):
         parameter.copy_(parameter[:: shuffle**2].repeat_interleave(shuffle**2, 0))
-
-
-def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """out(p) = image(p + flow(p)), bilinear; beyond the border, the border's value.
-
-    images (N, C, H, W); flow (N, 2, H, W) in pixels, x first. Jaderberg et al., "Spatial Transformer Networks" (2015).
-    """
-    height, width = images.shape[2:]
-    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 0]
-    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)  # (N, H, W, 2) in −1 … 1
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def cost_volume(now: Tensor, before: Tensor, *, radius: int) -> Tensor:
-    """How alike each place is to the places around it one frame earlier: feature maps (N, C, H, W) of two frames ->
-    (N, (2·radius + 1)², H, W), cosines in −1 … 1, 0 beyond the border; the displacements row by row.
-
-    Sun et al., "PWC-Net" (2018), section 3. Row y of `now` meets row y + dy of `before` in one matrix product, of which
-    the displacements dx are diagonals; the plain form, a product of shifted maps a displacement, is in the tests.
-    """
-    size, height, width = 2 * radius + 1, *now.shape[2:]
-    now, before = (F.normalize(x.permute(0, 2, 3, 1), dim=-1) for x in (now, before))  # (N, H, W, C)
-    before = F.pad(before, (0, 0, radius, radius, radius, radius))
-    rows = before.unfold(1, height, 1).permute(0, 1, 4, 2, 3)  # (N, size, H, W + 2·radius, C)
-    products = now[:, None] @ rows.transpose(-1, -2)  # (N, size, H, W, W + 2·radius)
-    # Lines one longer than they are: line x then begins at its own place x, which is displacement −radius.
-    skewed = F.pad(products.flatten(-2), (0, width)).unflatten(-1, (width, width + 2 * radius + 1))
-    return skewed[..., :size].permute(0, 1, 4, 2, 3).flatten(1, 2)

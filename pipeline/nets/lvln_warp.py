@@ -3,12 +3,13 @@
 The ladder of lvln.py with GroupNorm, ICNR and fewer decoder channels, one more decoder block up to full resolution,
 and a head that says of every pixel where it comes from, how far to trust that, and which colour to add else:
 
-    frame t+1 = m · warp(frame t, flow) + (1 − m) · (frame t + rgb)
+    frame t+1 = m · warp(frame t, flow) + (1 − m) · (frame t + rgb)        flow = speed · observed flow + change
 
 (Liu et al., "Deep Voxel Flow" 2017, section 3.1; Hu et al., "DMVFN" 2023, eq. 2.) The head's last convolution is zero
 at first, so training starts at copying the last frame. Beside the report's hidden states the network remembers the
-last frame and its taps: the cost volume between the taps of two frames shows displacements that no kernel of the ladder
-reaches, and C0 sees both frames at full resolution.
+last frame and its taps. What it makes of two frames: C0 sees both at full resolution; the observed flow is that of
+Lucas and Kanade between them (speed 1 is then constant velocity); the cost volume between their taps shows
+displacements that no kernel of the ladder reaches.
 
 Every part is a param that can be switched off. Shapes: B batch, H × W pixels of the frame; images in [0, 1].
 """
@@ -20,8 +21,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.nets.blocks import ConvGRU, Norm, cost_volume, decoder_block, warp
+from pipeline.nets.blocks import ConvGRU, Norm, decoder_block
 from pipeline.nets.encoder import Encoder
+from pipeline.nets.flow import cost_volume, lucas_kanade, warp
 from pipeline.nets.ladder import LEVELS, Encoded, Ladder, Rung, States
 from pipeline.params import AtLeast, MultipleOf
 
@@ -36,14 +38,15 @@ class Config:
     output: Literal["warp", "residual", "redraw"]  # residual: the last frame plus a colour; redraw: as the report does
     norm: Norm  # of the decoder
     icnr: bool  # before each pixel shuffle
+    observed_flow: bool  # between the last two frames, for the head to go on with
     cost_volume: Annotated[int, AtLeast(0)]  # its radius, in places of the map; 0: none
 
 
 class LvlnWarp(Ladder):
     """The ladder with a memory of the last two frames.
 
-    States: C1 … C4; then a pair (input, hidden state) of C0, at full resolution, and of each matched tap; then what the
-    next step compares itself with: the frame and the matched taps.
+    States: C1 … C4; then a pair (input, hidden state) of C0, at full resolution, and of each matched tap; then what
+    `motion` found; then what the next step compares itself with: the frame and the matched taps.
     """
 
     def __init__(self, encoder: Encoder, config: Config, *, height: int, width: int):
@@ -57,12 +60,14 @@ class LvlnWarp(Ladder):
             Rung.on("layer3", branch=base, location=True, compress=True),
         )
         block = partial(decoder_block, norm=config.norm, icnr=config.icnr)
+        moved = 3 if config.observed_flow else 0  # its two components, and what it leaves unexplained
+        outputs = (6 + (1 if config.observed_flow else 0)) if config.output == "warp" else 3
         head = nn.Sequential(
-            nn.Conv2d(base, base, 3, padding=1),
+            nn.Conv2d(base + moved, base, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(base, base, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(base, 6 if config.output == "warp" else 3, 3, padding=1),  # flow, mask and rgb, or rgb alone
+            nn.Conv2d(base, outputs, 3, padding=1),  # rgb; then mask, change of flow and speed
         )
         if config.output != "redraw":
             nn.init.zeros_(head[-1].weight)
@@ -76,9 +81,9 @@ class LvlnWarp(Ladder):
             width=width,
             head=head,
         )
-        self.output, self.radius = config.output, config.cost_volume
+        self.output, self.observed_flow, self.radius = config.output, config.observed_flow, config.cost_volume
         self.full = block(5 * base + more, channels=base // 2, expansion=4 * base)  # L0
-        self.pair = nn.Conv2d(6, base // 4, 3, padding=1)
+        self.pair = nn.Conv2d(6 + moved, base // 4, 3, padding=1)
         places = (2 * self.radius + 1) ** 2
         self.match = nn.ModuleDict({tap: nn.Conv2d(places, base, 3, padding=1) for tap in matched})
         widths = [base // 4] + [base] * len(matched)
@@ -90,31 +95,41 @@ class LvlnWarp(Ladder):
     def observe(self, encoded: Encoded, states: States | None = None) -> States:
         # Where to look for a match is no matter of gradients.
         now = (encoded["frame"][0], *(encoded[tap][0].detach() for tap in self.match))
-        *remembered, before = states[LEVELS:] if states else [(None, None)] * len(self.recent) + [now]
-        inputs = [self.pair(torch.cat([now[0], before[0]], 1))]
+        *remembered, _, before = states[LEVELS:] if states else [(None, None)] * len(self.recent) + [(), now]
+        motion = self.motion(now[0].detach(), before[0].detach()) if self.observed_flow else ()
+        inputs = [self.pair(torch.cat([now[0], before[0], *motion], 1))]
         for conv, after, earlier in zip(self.match.values(), now[1:], before[1:], strict=True):
             inputs.append(conv(cost_volume(after, earlier, radius=self.radius)))
         grus = zip(self.recent, inputs, remembered, strict=True)
         memory = tuple((x, gru(gru.from_input(x), hidden)) for gru, x, (_, hidden) in grus)
-        return (*super().observe(encoded, states), *memory, now)
+        return (*super().observe(encoded, states), *memory, motion, now)
 
     def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
         lateral = super().features(encoded, states)
-        for level, motion in enumerate(states[LEVELS + 1 : -1]):  # of C1 and C2
+        for level, motion in enumerate(states[LEVELS + 1 : -2]):  # of C1 and C2
             lateral[level] += motion
         return lateral
 
     def decode(self, encoded: Encoded, states: States) -> Tensor:
         (frame,) = encoded["frame"]
         x = self.full(self.climb(encoded, states))  # (B, width / 2, H, W)
-        out = self.head(torch.cat([x, *states[LEVELS]], 1)).float()
+        recent, motion = states[LEVELS], states[-2]
+        out = self.head(torch.cat([x, *recent, *motion], 1)).float()
         if self.output == "redraw":
             return self.encoder.denormalise(out)
         if self.output == "residual":
             return frame + out
-        flow, mask, rgb = out.split([2, 1, 3], 1)
+        rgb, mask, flow, *speed = out.split([3, 1, 2, 1] if motion else [3, 1, 2], 1)
+        if motion:
+            flow = flow + speed[0] * motion[0]
         mask = torch.sigmoid(mask)
         return mask * warp(frame, flow) + (1 - mask) * (frame + rgb)
+
+    @staticmethod
+    def motion(now: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Two frames -> the observed flow, and the mean difference (B, 1, H, W) that it leaves."""
+        flow = lucas_kanade(now, before)
+        return flow, (now - warp(before, flow)).abs().mean(1, keepdim=True)
 
 
 def build(config: Config, encoder: Encoder, *, height: int, width: int) -> LvlnWarp:
