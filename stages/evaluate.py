@@ -1,29 +1,31 @@
-"""Stage evaluate: a model and copy-last on the test split -> metrics and a picture."""
+"""Stage evaluate: a model and the baselines on the test split -> metrics, curves and pictures."""
 
 from pathlib import Path
 
-from pipeline.evaluation.figures import prediction_sheet
-from pipeline.evaluation.score import EvaluateConfig, score
+from pipeline.evaluation.curriculum import curriculum_matrix
+from pipeline.evaluation.figures import animation, prediction_sheet
+from pipeline.evaluation.score import EvaluateConfig, horizon_rows, score
 from pipeline.params import MODELS, load_section
-from pipeline.results import write_metrics
+from pipeline.results import write_metrics, write_table
 from pipeline.training.model_file import load_model
-from pipeline.video.shards import open_videos
+from pipeline.video.shards import RATES, open_videos
 from stages.entry import matrix_item, run
 
 
 def main() -> None:
     name = matrix_item("evaluate", MODELS)
     config = load_section("params.yaml", "evaluate", EvaluateConfig)
+    videos = {fps: open_videos(Path("data/shards", str(fps)), "test") for fps in RATES}
     net, card = load_model(f"models/{name}.safetensors")
-    table, pictures = score(net, card, open_videos(Path("data/shards", str(config.fps)), "test"), config)
+    table, pictures = score(net, card, videos[config.fps], config)
+    phases = sorted(Path("models/phases", name).glob("*.safetensors"), key=lambda path: int(path.stem))
+    nets = {path.stem: load_model(path)[0] for path in phases}
+    table["curriculum"] = curriculum_matrix(nets, card, videos, config)
     write_metrics(Path(f"metrics/evaluate_{name}.json"), table)
-    prediction_sheet(
-        Path(f"plots/evaluate_{name}.png"),
-        seeds=pictures.seeds,
-        targets=pictures.targets,
-        predictions=pictures.predictions,
-        title=f"{name}: test clips at {config.fps} fps",
-    )
+    write_table(Path(f"plots/evaluate_{name}.csv"), horizon_rows(table))
+    frames, title = vars(pictures), f"{name}: test clips at {config.fps} fps"
+    prediction_sheet(Path(f"plots/evaluate_{name}.png"), **frames, title=title)
+    animation(Path(f"plots/evaluate_{name}.gif"), **frames, title=title)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,18 @@
-"""Pictures of seeds, targets and predictions (report, section 4)."""
+"""Pictures of seeds, targets and predictions (report, section 4), still and in motion."""
 
 from pathlib import Path
 
 import matplotlib
+import torch
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+ERROR_GAIN = 4  # absolute errors are shown times this
+CELL = 144  # pixels of the animation to which small frames are enlarged, at least
+MARGIN, TITLE = 6, 44  # pixels
+SEED, PREDICTION = (110, 110, 110), (230, 120, 0)  # colours of the border
+SEED_MS, PREDICTION_MS = 400, 900  # how long a frame is shown
 
 
 def prediction_sheet(path: Path, *, seeds: Tensor, targets: Tensor, predictions: Tensor, title: str) -> None:
@@ -39,3 +47,39 @@ def prediction_sheet(path: Path, *, seeds: Tensor, targets: Tensor, predictions:
 
 def _show(axis: matplotlib.axes.Axes, frame: Tensor) -> None:
     axis.imshow(frame.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+
+
+def animation(path: Path, *, seeds: Tensor, targets: Tensor, predictions: Tensor, title: str) -> None:
+    """Writes an endless GIF (DVC shows no WebP), a row a clip: truth, prediction and ERROR_GAIN · |prediction − truth|,
+    through the seeds and then the steps ahead. While a seed is shown the prediction is the seed too, in a grey border
+    in place of an orange one, and there is no error.
+
+    seeds (N, T, 3, H, W), targets and predictions (N, K, 3, H, W), all in [0, 1] (predictions are clipped).
+    """
+    truth = torch.cat([seeds, targets], 1)
+    shown = torch.cat([seeds, predictions.clamp(0, 1)], 1)
+    columns = torch.stack([truth, shown, (ERROR_GAIN * (shown - truth).abs()).clamp(0, 1)], 2)  # (N, T, 3, 3, H, W)
+    n_in, height, width = seeds.shape[1], *seeds.shape[3:]
+    factor = -(-CELL // min(height, width))
+    font = ImageFont.load_default(13)
+    pages = []
+    for t in range(columns.shape[1]):
+        when = f"seed {t}" if t < n_in else f"{t - n_in + 1} ahead"
+        row, column = factor * height + MARGIN, factor * width + MARGIN
+        page = Image.new("RGB", (3 * column + MARGIN, len(columns) * row + MARGIN + TITLE), "white")
+        draw = ImageDraw.Draw(page)
+        draw.text((MARGIN, 4), f"{title}, {when}", fill="black", font=font)
+        for c, label in enumerate(("truth", "prediction", f"error, {ERROR_GAIN} times")):
+            draw.text((MARGIN + c * column, TITLE - 20), label, fill="black", font=font)
+        for n, clip in enumerate(columns):
+            for c, image in enumerate(clip[t]):
+                x, y = MARGIN + c * column, TITLE + n * row
+                if c == 1:
+                    border = (x - 3, y - 3, x + column - MARGIN + 2, y + row - MARGIN + 2)
+                    draw.rectangle(border, fill=SEED if t < n_in else PREDICTION)
+                pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
+                page.paste(Image.fromarray(pixels).resize((factor * width, factor * height), Image.NEAREST), (x, y))
+        pages.append(page.quantize(256, dither=Image.Dither.NONE))
+    durations = [SEED_MS] * n_in + [PREDICTION_MS] * (len(pages) - n_in)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)

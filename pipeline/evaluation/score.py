@@ -1,25 +1,35 @@
 """Scores a model and the baselines on the same clips of a split.
 
-Shapes: B batch, T time; images (B, T, C, H, W) in [0, 1].
+Shapes: B batch, T time, K steps ahead; images (B, T, C, H, W) in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.device import pick_device
-from pipeline.evaluation.baselines import copy_last
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.artifacts import gradient_energy, nyquist_share
+from pipeline.evaluation.baselines import absent, baselines
+from pipeline.evaluation.intervals import GroupMeans
+from pipeline.evaluation.perceptual import Lpips
+from pipeline.evaluation.quality import frame_quality, moving_pixels, psnr
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
-from pipeline.params import AtLeast, Between
+from pipeline.params import Above, AtLeast, Below, Between
+from pipeline.training.losses import loss_per_image
 from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import Clips, EpochOrder, as_images, load
 from pipeline.video.shards import StoredVideo
+
+PREDICTORS = ("model", "copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
+COMPARED = ("copy_last", "constant_velocity", "half_velocity")  # with the model, clip by clip
+WITH_INTERVALS = ("psnr", "ssim", "psnr_moving", "ssim_moving")
+RATIOS = {"nyquist_ratio": "nyquist_share", "gradient_ratio": "gradient_energy"}  # to the true frames' own
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,12 @@ class EvaluateConfig:
     horizon: Annotated[int, AtLeast(1)]  # frames to predict; one-frame models roll out
     step: Annotated[int, AtLeast(1)]  # frames between the starts of a video's clips
     batch: Annotated[int, AtLeast(1)]
-    pictures: Annotated[int, Between(1, 50)]  # clips in the picture
+    moving_threshold: Annotated[float, Above(0), Below(1)]  # a pixel moves if a channel changes by more, of [0, 1]
+    lpips: str | None  # imagenet | path of an AlexNet state dict | null: no LPIPS
+    bootstrap: Annotated[int, AtLeast(1)]  # resamples of the groups for an interval
+    seed: Annotated[int, AtLeast(0)]  # of the resamples and of the curriculum matrix's clips
+    curriculum_clips: Annotated[int, AtLeast(1)]  # at most, of each rate in the curriculum matrix
+    pictures: Annotated[int, Between(1, 50)]  # clips in the pictures
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -46,27 +61,127 @@ class Pictures:
 @torch.no_grad()
 def score(
     net: Ladder, card: ModelCard, videos: Sequence[StoredVideo], config: EvaluateConfig
-) -> tuple[dict[str, object], Pictures]:
-    """The table {predictor: {metric: {step ahead: mean}}} over all clips of the videos, with what it was measured
-    on under `data`; and pictures of clips spread evenly over them."""
+) -> tuple[dict[str, dict], Pictures]:
+    """The table over all clips of the videos, and pictures of clips spread evenly over them.
+
+    <predictor>.<metric>.<step ahead>: means over frames, for the model and each baseline; <metric>_moving over moving
+    pixels; for the model <metric>_low and _high, the ends of a 95 % interval. model_over_<baseline>: the same of the
+    model's value minus the baseline's, frame by frame. resembles.<step ahead>.<frame>: the PSNR of the model's
+    prediction against every frame of the clip, from 0: it should be highest for frame seeds + step − 1. data: what it
+    was measured on, with what is absent and why.
+    """
     device = pick_device(config.device, key="evaluate.device")
     net = net.to(device).eval()
+    lpips = Lpips(config.lpips).to(device) if config.lpips else None
     clips = Clips(list(videos), length=card.seeds + config.horizon, step=config.step)
-    tables = {name: Quality(config.horizon, card.loss) for name in ("model", "copy_last")}
     shown = {round(i * (len(clips) - 1) / max(1, config.pictures - 1)) for i in range(config.pictures)}
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    means: dict[str, GroupMeans] = {}
     position = 0
     order = EpochOrder(len(clips), config.batch, shuffle=False)
     for batch in tqdm(load(clips, order), desc=f"evaluate {card.model}", unit="batch"):
         images = as_images(batch.to(device), height=card.height, width=card.width)
         seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
-        predictions, _ = predict(net, seeds, horizon=config.horizon, clip_feedback=card.clip_feedback)
-        tables["model"].add(predictions, targets)
-        tables["copy_last"].add(copy_last(seeds, horizon=config.horizon), targets)
+        raw, _ = predict(net, seeds, horizon=config.horizon, clip_feedback=card.clip_feedback, feeding=card.feeding)
+        raw = raw.float()
+        infos = [clips.window(position + row)[0].info for row in range(len(images))]
+        for name, values in _values(raw, images, card, config, lpips).items():
+            means.setdefault(name, GroupMeans()).add(values, [(info.action, info.group) for info in infos])
         for row in range(len(images)):
             if position + row in shown:
-                kept.append((seeds[row].cpu(), targets[row].cpu(), predictions[row].cpu()))
+                kept.append((seeds[row].cpu(), targets[row].cpu(), raw[row].cpu()))
         position += len(images)
-    data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps}
-    table = {name: quality.table() for name, quality in tables.items()}
-    return table | {"data": data | {"seeds": card.seeds}}, Pictures(*map(torch.stack, zip(*kept, strict=True)))
+    data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps, "seeds": card.seeds}
+    table = _table(means, config) | {"data": data | _coverage(means, card, config)}
+    return table, Pictures(*map(torch.stack, zip(*kept, strict=True)))
+
+
+def horizon_rows(table: Mapping[str, dict]) -> list[dict[str, object]]:
+    """The metrics with intervals against the step ahead, a row each: step, predictor, metric, value."""
+    return [
+        {"step": int(step), "predictor": predictor, "metric": metric, "value": value}
+        for metric in WITH_INTERVALS
+        for predictor in PREDICTORS
+        for step, value in table.get(predictor, {}).get(metric, {}).items()
+    ]
+
+
+def _values(
+    raw: Tensor, images: Tensor, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None
+) -> dict[str, dict[str, Tensor]]:
+    """{predictor and what else is averaged: {metric: (B, K)}} of the model's predictions, unclipped, of clips (B, T,
+    3, H, W)."""
+    seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
+    shape, truth = targets.shape[:2], targets.flatten(0, 1)
+    before = images[:, card.seeds - 1 : -1].flatten(0, 1)
+    moving = moving_pixels(truth, before, threshold=config.moving_threshold).float()
+    regions = torch.stack([torch.ones_like(moving), moving])  # (2, B·K, H, W)
+    found = {"truth": {**_artifacts(truth), "moving": moving.mean((1, 2))}}
+    for name, predictions in {"model": raw, **baselines(seeds, targets)}.items():
+        frames = predictions.flatten(0, 1)
+        shown = frames.clamp(0, 1)
+        by_region = frame_quality(shown, truth, regions)
+        if lpips:
+            by_region["lpips"] = lpips(shown, truth, regions)
+        found[name] = {metric: whole for metric, (whole, _) in by_region.items()}
+        found[name] |= {f"{metric}_moving": part for metric, (_, part) in by_region.items()}
+        found[name] |= {**_artifacts(shown), "loss": loss_per_image(frames, truth, card.loss)}
+    for name in COMPARED:
+        if name in found:
+            pairs = {metric: found["model"][metric] - found[name][metric] for metric in WITH_INTERVALS}
+            found[f"model_over_{name}"] = pairs
+    shown = raw.flatten(0, 1).clamp(0, 1)
+    found["resembles"] = {
+        str(t): psnr(shown, frame.repeat_interleave(shape[1], 0)) for t, frame in enumerate(images.unbind(1))
+    }
+    return {
+        name: {metric: value.unflatten(0, shape) for metric, value in values.items()} for name, values in found.items()
+    }
+
+
+def _artifacts(images: Tensor) -> dict[str, Tensor]:
+    return {"nyquist_share": nyquist_share(images), "gradient_energy": gradient_energy(images)}
+
+
+def _table(means: Mapping[str, GroupMeans], config: EvaluateConfig) -> dict[str, dict]:
+    table: dict[str, dict] = {}
+    for name in PREDICTORS:
+        if name in means:
+            metrics = {metric: means[name].mean(metric) for metric in means[name].totals}
+            for ratio, of in RATIOS.items():
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    metrics[ratio] = metrics.pop(of) / means["truth"].mean(of)
+            table[name] = metrics
+    for name in ("model", *(f"model_over_{other}" for other in COMPARED)):
+        if name in means:
+            table.setdefault(name, {metric: means[name].mean(metric) for metric in WITH_INTERVALS})
+            for metric in WITH_INTERVALS:
+                ends = means[name].interval(metric, resamples=config.bootstrap, seed=config.seed)
+                table[name] |= zip((f"{metric}_low", f"{metric}_high"), ends, strict=True)
+    table = {name: {key: s for key, row in metrics.items() if (s := steps(row))} for name, metrics in table.items()}
+    frames = {frame: steps(means["resembles"].mean(frame)) for frame in means["resembles"].totals}
+    table["resembles"] = {k: {t: row[k] for t, row in frames.items()} for k in frames["0"]}
+    return table
+
+
+def steps(values: np.ndarray) -> dict[str, float]:
+    """(K,) -> {step ahead: value}, steps from "1", without those that have none; six digits after the point."""
+    return {str(k + 1): round(float(value), 6) for k, value in enumerate(values) if np.isfinite(value)}
+
+
+def _coverage(means: Mapping[str, GroupMeans], card: ModelCard, config: EvaluateConfig) -> dict[str, object]:
+    """How many groups and moving pixels the figures rest on, and what could not be given."""
+    groups = len(means["model"].totals["psnr"])
+    counted = means["model"].count("psnr_moving")
+    missing = absent(card.seeds)
+    if not config.lpips:
+        missing["lpips"] = "evaluate.lpips is null: no AlexNet weights were given"
+    if groups < 2:
+        missing["intervals"] = "all clips are of one group: there is nothing to resample"
+    if not counted.any():
+        missing["moving"] = f"no pixel changes by more than evaluate.moving_threshold, {config.moving_threshold}"
+    moving = {
+        "share": steps(means["truth"].mean("moving")),  # of all pixels
+        "frames": {str(k + 1): int(frames) for k, frames in enumerate(counted)},  # that have a moving pixel
+    }
+    return {"groups": groups, "moving": moving, "absent": missing}
