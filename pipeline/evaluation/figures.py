@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 ERROR_GAIN = 4  # absolute errors are shown times this
-CELL = 144  # pixels of the animation to which small frames are enlarged, at least
+CELL = 128  # pixels of the animation to which small frames are enlarged, at least
 MARGIN, TITLE = 6, 44  # pixels
 SEED, PREDICTION = (110, 110, 110), (230, 120, 0)  # colours of the border
 SEED_MS, PREDICTION_MS = 400, 900  # how long a frame is shown
@@ -50,15 +50,16 @@ def _show(axis: matplotlib.axes.Axes, frame: Tensor) -> None:
 
 
 def animation(path: Path, *, seeds: Tensor, targets: Tensor, predictions: Tensor, title: str) -> None:
-    """Writes an endless GIF (DVC shows no WebP), a row a clip: truth, prediction and ERROR_GAIN · |prediction − truth|,
-    through the seeds and then the steps ahead. While a seed is shown the prediction is the seed too, in a grey border
-    in place of an orange one, and there is no error.
+    """Writes an endless GIF (DVC shows no WebP), a row a clip: truth, prediction and error, through the seeds and then
+    the steps ahead. While a seed is shown the prediction is the seed too, in a grey border in place of an orange one.
+    The error is ERROR_GAIN · |prediction − truth| of the channel where it is largest, in grey.
 
     seeds (N, T, 3, H, W), targets and predictions (N, K, 3, H, W), all in [0, 1] (predictions are clipped).
     """
     truth = torch.cat([seeds, targets], 1)
     shown = torch.cat([seeds, predictions.clamp(0, 1)], 1)
-    columns = torch.stack([truth, shown, (ERROR_GAIN * (shown - truth).abs()).clamp(0, 1)], 2)  # (N, T, 3, 3, H, W)
+    error = (ERROR_GAIN * (shown - truth).abs().amax(2, keepdim=True)).clamp(0, 1).expand_as(truth)
+    columns = torch.stack([truth, shown, error], 2)  # (N, T, 3, 3, H, W)
     n_in, height, width = seeds.shape[1], *seeds.shape[3:]
     factor = -(-CELL // min(height, width))
     font = ImageFont.load_default(13)
@@ -79,7 +80,8 @@ def animation(path: Path, *, seeds: Tensor, targets: Tensor, predictions: Tensor
                     draw.rectangle(border, fill=SEED if t < n_in else PREDICTION)
                 pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
                 page.paste(Image.fromarray(pixels).resize((factor * width, factor * height), Image.NEAREST), (x, y))
-        pages.append(page.quantize(256, dither=Image.Dither.NONE))
+        # Of PIL's ways to 256 colours the one that keeps rare ones, as of small moving things.
+        pages.append(page.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE))
     durations = [SEED_MS] * n_in + [PREDICTION_MS] * (len(pages) - n_in)
     path.parent.mkdir(parents=True, exist_ok=True)
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
