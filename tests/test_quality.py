@@ -1,23 +1,19 @@
 """Metrics and losses against independent implementations, and what is scored against what."""
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from pipeline.evaluation.baselines import copy_last
-from pipeline.evaluation.quality import PSNR_CAP, Quality, psnr
-from pipeline.evaluation.score import EvaluateConfig, score
+from pipeline.evaluation.artifacts import gradient_energy, nyquist_share
+from pipeline.evaluation.quality import PSNR_CAP, frame_quality, moving_pixels, psnr
 from pipeline.nets.rollout import predict
-from pipeline.training.losses import LossConfig, loss_per_image, ssim
-from pipeline.training.model_file import ModelCard
+from pipeline.training.losses import SCALES, LossConfig, gradient_difference, loss_per_image, ms_ssim, ssim
 from pipeline.training.step import Routine
-from pipeline.video.shards import open_videos
-from tests.videos import stored_video
 
 
 def images(n: int, *, height: int = 24, width: int = 33, noise: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -59,32 +55,127 @@ def test_loss_is_the_weighted_mean() -> None:
         LossConfig(0, 0, 0)
 
 
-def test_quality_averages_per_frame_values_over_batches() -> None:
-    a, b = images(12)
-    a, b = a.view(4, 3, 3, 24, 33), b.view(4, 3, 3, 24, 33)
-    quality = Quality(3, LossConfig(1, 1, 1))
-    quality.add(a[:3], b[:3])
-    quality.add(a[3:], b[3:])
-    table = quality.table()
-    assert set(table) == {"psnr", "ssim", "l1", "loss"}
-    for k in range(3):
-        per_frame = [peak_signal_noise_ratio(b[n, k].numpy(), a[n, k].numpy(), data_range=1) for n in range(4)]
-        assert table["psnr"][str(k + 1)] == pytest.approx(np.mean(per_frame), abs=1e-3)
-        assert table["l1"][str(k + 1)] == pytest.approx(float((a[:, k] - b[:, k]).abs().mean()), abs=1e-5)
-    with pytest.raises(ValueError, match="3 steps"):
-        quality.add(a[:, :2], b[:, :2])
-
-
-def test_metrics_see_clipped_predictions_and_the_loss_unclipped_ones() -> None:
-    truth = torch.ones(1, 1, 3, 16, 16)
-    quality = Quality(1, LossConfig(0, 1, 0))
-    quality.add(truth * 3, truth)
-    assert quality.table() == {
-        "psnr": {"1": PSNR_CAP},
-        "ssim": {"1": 1.0},
-        "l1": {"1": 0.0},
-        "loss": {"1": 2.0},
+def test_over_the_whole_image_they_are_the_plain_ones() -> None:
+    a, b = images(3, height=48, width=50)
+    found = frame_quality(a, b, torch.ones(1, 3, 48, 50))
+    plain = {
+        "psnr": psnr(a, b),
+        "ssim": ssim(a, b),
+        "ms_ssim": ms_ssim(a, b),
+        "l1": (a - b).abs().mean((1, 2, 3)),
+        "gradient_difference": gradient_difference(a, b),
     }
+    assert found.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name][0], value, atol=1e-5, rtol=1e-5)
+
+
+def similarity_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """scikit-image's own map of SSIM, (C, H, W), borders and all."""
+    options = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    return structural_similarity(x, y, channel_axis=0, **options)[1]
+
+
+def contrast_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """SSIM's contrast · structure, by SciPy's Gaussian."""
+
+    def blurred(image: np.ndarray) -> np.ndarray:
+        return gaussian_filter(image, 1.5, radius=5, axes=(1, 2))
+
+    mean_x, mean_y = blurred(x), blurred(y)
+    covariance = blurred(x * y) - mean_x * mean_y
+    variances = blurred(x * x) - mean_x**2 + blurred(y * y) - mean_y**2
+    return (2 * covariance + 0.03**2) / (variances + 0.03**2)
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    """(…, H, W) -> (…, H/2, W/2, 4): the four pixels of each block."""
+    *rest, height, width = image.shape
+    blocks = image.reshape(*rest, height // 2, 2, width // 2, 2)
+    return np.moveaxis(blocks, -3, -2).reshape(*rest, height // 2, width // 2, 4)
+
+
+def test_over_a_region_they_are_those_of_its_pixels() -> None:
+    """A ragged region, pixel by pixel with NumPy and scikit-image's maps."""
+    a, b = images(2, height=48, width=64)
+    where = torch.rand(2, 48, 64, generator=torch.Generator().manual_seed(1)) < 0.03
+    where[:, 20:30, 25:45] = True
+    found = frame_quality(a, b, torch.stack([torch.ones(2, 48, 64), where.float()]))
+    for n in range(2):
+        x, y, mask = a[n].double().numpy(), b[n].double().numpy(), where[n].numpy()
+        assert found["psnr"][1, n] == pytest.approx(
+            peak_signal_noise_ratio(y[:, mask], x[:, mask], data_range=1), abs=1e-3
+        )
+        assert found["l1"][1, n] == pytest.approx(np.abs(x - y)[:, mask].mean(), abs=1e-6)
+        down, right = mask[1:] | mask[:-1], mask[:, 1:] | mask[:, :-1]
+        expected = [
+            np.abs(np.abs(np.diff(x, axis=1)) - np.abs(np.diff(y, axis=1)))[:, down].mean(),
+            np.abs(np.abs(np.diff(x, axis=2)) - np.abs(np.diff(y, axis=2)))[:, right].mean(),
+        ]
+        assert found["gradient_difference"][1, n] == pytest.approx(np.mean(expected), abs=1e-6)
+        inside = np.s_[..., 5:-5, 5:-5]
+        whole = similarity_map(x, y)[inside][:, mask[inside]].mean()
+        assert found["ssim"][1, n] == pytest.approx(whole, abs=1e-4)
+        product = 1.0
+        for scale, exponent in enumerate(SCALES):
+            at = mask[inside]
+            terms = similarity_map(x, y) if scale == len(SCALES) - 1 else contrast_map(x, y)
+            assert 0 < at.sum() < at.size or scale == 2
+            product *= max(terms[inside][:, at].mean(), 1e-3) ** (exponent / sum(SCALES))
+            if scale < len(SCALES) - 1:
+                x, y, mask = halved(x).mean(-1), halved(y).mean(-1), halved(mask).any(-1)
+        assert found["ms_ssim"][1, n] == pytest.approx(product, abs=1e-3)
+    assert all((values[0] != values[1]).all() for values in found.values())
+
+
+def test_what_lies_outside_the_region_does_not_matter() -> None:
+    a, b = images(1, height=64, width=64)
+    region = torch.zeros(1, 1, 64, 64)
+    region[..., 28:36, 28:36] = 1
+    spoilt = a.clone()
+    spoilt[..., :4, :] = 1 - spoilt[..., :4, :]  # no window of a scale reaches from the region to there
+    before, after = frame_quality(a, b, region), frame_quality(spoilt, b, region)
+    for name in ("psnr", "ssim", "l1", "gradient_difference"):
+        torch.testing.assert_close(before[name], after[name])
+    assert psnr(a, b) > psnr(spoilt, b) + 1
+
+
+def test_a_frame_without_moving_pixels_has_no_value() -> None:
+    a, b = images(2)
+    region = torch.zeros(1, 2, 24, 33)
+    region[0, 1, 10, 10] = 1
+    for name, values in frame_quality(a, b, region).items():
+        assert values[0].isnan().tolist() == [True, False], name
+
+
+def test_moving_pixels() -> None:
+    before = torch.full((1, 3, 2, 3), 0.5)
+    frame = before.clone()
+    frame[0, 1, 0, 0] += 0.11  # one channel is enough
+    frame[0, :, 0, 1] -= 0.2
+    frame[0, :, 1, 2] += 0.09
+    assert moving_pixels(frame, before, threshold=0.1).tolist() == [[[True, True, False], [False, False, False]]]
+
+
+def test_nyquist_share() -> None:
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    rows, checks, slow = ((pattern % 2).float() for pattern in (y, x + y, x // 2))
+    wave = torch.cos(2 * torch.pi * x / 16)  # one period
+    mixed = 0.3 * wave + 0.4 * (2 * rows - 1)  # energies 0.045 and 0.16
+    share = nyquist_share(
+        torch.stack([rows, checks, slow, wave, mixed, torch.ones(16, 16)]).unsqueeze(1).expand(-1, 3, -1, -1)
+    )
+    torch.testing.assert_close(share, torch.tensor([1, 1, 0, 0, 0.16 / 0.205, 0]), atol=1e-5, rtol=1e-4)
+
+
+def test_gradient_energy() -> None:
+    step = torch.zeros(1, 3, 8, 8)
+    step[..., 4:] = 0.5
+    assert gradient_energy(step).item() == pytest.approx(0.25 / 7)  # one of seven differences along a row, none down
+    assert gradient_energy(step.transpose(2, 3)).item() == pytest.approx(0.25 / 7)
+    sharp = torch.rand(2, 3, 32, 32)
+    blurred = torch.from_numpy(gaussian_filter(sharp.numpy(), 1, axes=(2, 3)))
+    assert (gradient_energy(blurred) < 0.3 * gradient_energy(sharp)).all()
 
 
 class Counting(torch.nn.Module):
@@ -125,42 +216,3 @@ def test_prediction_k_answers_for_frame_n_in_plus_k() -> None:
     assert losses.max() < 1e-6
     late = Routine(net, config)(clip.flip(1))  # 5 4 3 | 2 1 0
     torch.testing.assert_close(late[0], torch.tensor([2.0, 4.0, 6.0]) / 255)  # predicts 4 5 6
-
-
-def test_evaluation_scores_the_same_frames(tmp_path) -> None:
-    """Through the shards: grey videos that count, the network that counts, and copy-last, 1, 2, 3 levels off."""
-    stored_video(tmp_path / "s", 12, split="test")
-    videos = open_videos(tmp_path / "s", "test")
-    net = Counting()
-    net.unit = 5 / 255
-    card = ModelCard("counting", {}, 32, 32, 3, 3, "first_output", True, LossConfig(0, 1, 0), {})
-    config = EvaluateConfig(fps=10, horizon=3, step=2, batch=2, pictures=2, device="cpu")
-    table, pictures = score(net, card, videos, config)
-    assert table["data"] == {"clips": 4, "videos": 1, "fps": 10, "seeds": 3}
-    assert max(table["model"]["l1"].values()) < 1.5 / 255  # JPEG's rounding
-    for k in (1, 2, 3):
-        assert table["copy_last"]["l1"][str(k)] == pytest.approx(5 * k / 255, abs=1 / 255)
-        expected = 10 * math.log10(1 / (5 * k / 255) ** 2)
-        assert table["copy_last"]["psnr"][str(k)] == pytest.approx(expected, abs=1.5)
-    assert pictures.seeds.shape == (2, 3, 3, 32, 32)
-    assert pictures.predictions.shape == pictures.targets.shape == (2, 3, 3, 32, 32)
-
-
-def test_evaluation_does_not_depend_on_the_batch(shards) -> None:
-    from tests.test_nets import small
-
-    net = small("lvln", height=32, width=32)
-    videos = open_videos(shards / "10", "test")[:5]
-    card = ModelCard("lvln", {}, 32, 32, 3, 2, "first_output", True, LossConfig(1, 1, 1), {})
-    tables = [score(net, card, videos, EvaluateConfig(10, 2, 3, batch, 1, "cpu"))[0] for batch in (1, 4)]
-    for predictor in ("model", "copy_last"):
-        for metric, steps in tables[0][predictor].items():
-            for k, value in steps.items():
-                assert value == pytest.approx(tables[1][predictor][metric][k], abs=2e-4)
-
-
-def test_copy_last() -> None:
-    seeds = torch.rand(2, 3, 3, 4, 4)
-    copied = copy_last(seeds, horizon=4)
-    assert copied.shape == (2, 4, 3, 4, 4)
-    assert all(torch.equal(copied[:, k], seeds[:, 2]) for k in range(4))

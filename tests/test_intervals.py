@@ -1,0 +1,103 @@
+"""Bootstrap intervals over groups, by hand and against SciPy."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import bootstrap
+
+from pipeline.evaluation.intervals import GroupMeans
+
+
+def means_of(values: Sequence[float], groups: Sequence[int]) -> GroupMeans:
+    means = GroupMeans()
+    means.add({"m": torch.tensor(values, dtype=torch.float64).unsqueeze(1)}, groups)
+    return means
+
+
+def test_means_count_clips_not_groups() -> None:
+    means = GroupMeans()
+    means.add({"m": torch.tensor([[1.0, 2.0], [3.0, torch.nan]])}, ["a", "b"])
+    means.add({"m": torch.tensor([[8.0, torch.nan]])}, ["b"])
+    assert means.mean("m").tolist() == [4, 2]
+    assert means.count("m").tolist() == [3, 1]
+
+
+def test_interval_by_hand() -> None:
+    """Two groups, sums 0 of 3 clips and 4 of 1: every resample is one of four, with means 0, 1 (twice) and 4."""
+    low, high = means_of([0, 0, 0, 4], [1, 1, 1, 2]).interval("m", resamples=2000, seed=0)
+    assert (low.item(), high.item()) == (0, 4)
+    drawn = [np.concatenate(pair).mean() for pair in itertools.product([[0, 0, 0], [4]], repeat=2)]
+    assert sorted(drawn) == [0, 1, 1, 4]
+
+
+def test_interval_is_scipys_when_every_clip_is_a_group() -> None:
+    values = np.random.default_rng(0).gamma(2, size=40)
+    low, high = means_of(values, range(40)).interval("m", resamples=20000, seed=1)
+    expected = bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(2))
+    assert low.item() == pytest.approx(expected.confidence_interval.low, abs=0.02)
+    assert high.item() == pytest.approx(expected.confidence_interval.high, abs=0.02)
+
+
+def test_interval_of_unequal_groups_is_scipys_ratio() -> None:
+    """Clip-weighted: sums and counts of the groups are drawn together."""
+    random = np.random.default_rng(3)
+    sizes = random.integers(1, 9, 30)
+    groups = np.repeat(range(30), sizes)
+    values = random.normal(size=30)[groups] + 0.1 * random.normal(size=len(groups))
+    sums = np.bincount(groups, values)
+    low, high = means_of(values, groups.tolist()).interval("m", resamples=20000, seed=1)
+    reference = bootstrap(
+        (sums, sizes),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20000,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    assert low.item() == pytest.approx(reference.low, abs=0.02)
+    assert high.item() == pytest.approx(reference.high, abs=0.02)
+
+
+def test_groups_are_drawn_not_clips() -> None:
+    """Ten copies of each clip in its group tell nothing new: the interval stays; as groups of their own they would
+    narrow it."""
+    values = np.random.default_rng(0).normal(size=30)
+    copies = np.repeat(values, 10)
+    once = np.subtract(*means_of(values, range(30)).interval("m", resamples=4000, seed=0)[::-1])
+    grouped = np.subtract(
+        *means_of(copies, np.repeat(range(30), 10).tolist()).interval("m", resamples=4000, seed=0)[::-1]
+    )
+    apart = np.subtract(*means_of(copies, range(300)).interval("m", resamples=4000, seed=0)[::-1])
+    assert grouped == pytest.approx(once)
+    assert apart < 0.5 * grouped
+
+
+def test_interval_covers_the_truth() -> None:
+    """Means of 40 groups with their own levels: about 95 of 100 intervals hold the true mean, 0."""
+    random, held = np.random.default_rng(4), 0
+    for trial in range(200):
+        groups = np.repeat(range(40), 3)
+        values = random.normal(size=40)[groups] + 0.3 * random.normal(size=120)
+        low, high = means_of(values, groups.tolist()).interval("m", resamples=400, seed=trial)
+        held += bool(low < 0 < high)
+    assert 0.88 < held / 200 < 0.99
+
+
+def test_the_seed_and_nothing_else_decides() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    first, again, other = (means_of(values, range(50)).interval("m", resamples=300, seed=seed) for seed in (1, 1, 2))
+    assert first[0] == again[0]
+    assert first[0] != other[0]
+
+
+@pytest.mark.parametrize("groups", [[1, 1, 1, 1], [1, 1, 2, 2]])
+def test_no_interval_from_one_group(groups: list[int]) -> None:
+    """Of one group, or where all frames that count are of one."""
+    low, high = means_of([1, 2, torch.nan, torch.nan], groups).interval("m", resamples=50, seed=0)
+    assert np.isnan([low, high]).all()
+    assert means_of([1, 2, torch.nan, torch.nan], groups).mean("m") == 1.5
+    assert np.isnan(means_of([torch.nan] * 4, groups).mean("m")).all()
