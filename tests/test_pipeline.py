@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.score import PREDICTORS
+from pipeline.params import read_yaml
 from tests.import_closure import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -85,10 +87,12 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
 def test_metrics_have_their_keys(project: Path) -> None:
     for model in MODELS:
         metrics = json.loads((project / f"metrics/evaluate_{model}.json").read_text())
-        assert {"model", "copy_last", "data"} == set(metrics)
-        for predictor in ("model", "copy_last"):
-            assert set(metrics[predictor]) == {"psnr", "ssim", "l1", "loss"}
+        assert {*PREDICTORS, "resembles", "curriculum", "data"} < set(metrics)
+        for predictor in PREDICTORS:
+            assert {"psnr", "ssim_moving", "ms_ssim", "nyquist_ratio", "loss"} < set(metrics[predictor])
             assert all(set(steps) == {"1", "2", "3"} for steps in metrics[predictor].values())
+        phases = len(read_yaml(project / "params.yaml")["train"][model]["curriculum"])
+        assert set(metrics["curriculum"]) == {*map(str, range(1, phases + 1)), "copy_last"}
     for choice in CHOICES:
         metrics = json.loads((project / f"metrics/probe_{choice}.json").read_text())
         assert {"top1", "top5", "top1_std", "features"} == set(metrics["probe"])
@@ -164,9 +168,16 @@ def test_experiments(restored: Path) -> None:
     assert "slower" in table
     call(restored, "dvc", "plots", "show", "-o", "page")
     page = (restored / "page" / "index.html").read_text()
-    for title in ("Training loss", "Loss on the validation groups", "Probe confusion"):
+    for title in (
+        "Training loss",
+        "Loss on the validation groups",
+        "Probe confusion",
+        "Quality against the step ahead",
+    ):
         assert title in page
-    assert list((restored / "page" / "static").glob("*evaluate_lvln.png"))
+    assert "half_velocity" in page
+    for kind in ("png", "gif"):
+        assert list((restored / "page" / "static").glob(f"*evaluate_lvln.{kind}"))
     shutil.rmtree(restored / "page")
 
 
