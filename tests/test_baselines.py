@@ -7,8 +7,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from pipeline.evaluation import baselines as module
-from pipeline.evaluation.baselines import absent, baselines, copy_last, optical_flow, warp
+from pipeline.evaluation.baselines import absent, baselines, copy_last, optical_flow
 from pipeline.evaluation.quality import psnr
+from pipeline.nets.blocks import warp
 
 DX, DY = 1.5, -1.0  # pixels a frame
 

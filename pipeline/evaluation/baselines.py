@@ -8,8 +8,9 @@ Shapes: B batch, T time, N images; images (B, T, C, H, W) in [0, 1]; flows in pi
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.nets.blocks import warp
 
 try:
     import cv2
@@ -57,16 +58,6 @@ def absent(seeds: int) -> dict[str, str]:
 def copy_last(seeds: Tensor, *, horizon: int) -> Tensor:
     """(B, T, C, H, W) -> (B, horizon, C, H, W): the last seed frame, repeated."""
     return seeds[:, -1:].expand(-1, horizon, -1, -1, -1)
-
-
-def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """out(p) = image(p + flow(p)), bilinear, positions outside clamped to the border: (N, C, H, W) of images
-    (N, C, H, W) and flow (N, 2, H, W) in pixels, x first."""
-    height, width = images.shape[2:]
-    x = torch.arange(width, dtype=flow.dtype, device=flow.device) + flow[:, 0]
-    y = torch.arange(height, dtype=flow.dtype, device=flow.device).unsqueeze(1) + flow[:, 1]
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)
-    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def optical_flow(source: Tensor, target: Tensor) -> Tensor:
