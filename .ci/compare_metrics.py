@@ -5,7 +5,8 @@
 On a CPU the same parameters give the same bytes on the same machine. Elsewhere, floating-point sums are taken in
 another order and training amplifies the difference. Measured on the default pipeline, one thread against two: PSNR
 0.012 dB, SSIM 0.0001, L1 0.00005, loss 0.00002, top-1 0.012, top-5 0.003. The tolerances below leave room for other
-processors and are some 5 to 100 times that; what is not listed must be equal.
+processors and are some 5 to 100 times that; those of the metrics added since are set in proportion to how far they
+spread. What is not listed must be equal.
 """
 
 import json
