@@ -103,6 +103,7 @@ def committed_metrics(revision: str) -> dict[str, dict]:
             subprocess.run(["git", "show", f"{revision}:{name}"], capture_output=True, text=True, check=True).stdout
         )
         for name in listing
+        if name.endswith(".json")
     }
 
 

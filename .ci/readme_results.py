@@ -1,4 +1,5 @@
-"""Writes the results tables of README.md from metrics/*.json, between its two markers; --check only compares.
+"""Writes the results tables of README.md from metrics/ and benchmarks/ablations.json, each between its two markers;
+--check only compares.
 
 python .ci/readme_results.py [--check]
 """
@@ -7,58 +8,125 @@ import json
 import sys
 from pathlib import Path
 
-START, END = "<!-- results: written by .ci/readme_results.py -->", "<!-- end of results -->"
 MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
+BASELINES = ("copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
 CHOICES = ("deepest", "subsample", "combined")
 
 
 def read(name: str) -> dict:
-    return json.loads(Path(f"metrics/{name}.json").read_text())
+    return json.loads(Path(name).read_text())
 
 
 def steps(values: dict[str, float], digits: int) -> str:
     return " / ".join(f"{value:.{digits}f}" for value in values.values())
 
 
-def tables() -> str:
-    """Two Markdown tables: prediction quality per model, and the probes with their controls."""
+def predictors(folder: str, models: tuple[str, ...]) -> list[str]:
+    """A Markdown table: the models, and the baselines on the clips of the last of them."""
     lines = [
-        "Test split, 10 fps, three frames ahead; each cell holds steps 1 / 2 / 3.",
-        "",
-        "| model | PSNR (dB) | copy-last | SSIM | copy-last | trainable parameters |",
-        "|---|---|---|---|---|---|",
+        "| predictor | PSNR (dB) | SSIM | PSNR, moving | SSIM, moving | gradient energy | Nyquist share |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for model in MODELS:
-        quality = read(f"evaluate_{model}")
-        ours, copy = quality["model"], quality["copy_last"]
-        count = read(f"train_{model}")["parameters"]["trainable"]
-        lines.append(
-            f"| {model} | {steps(ours['psnr'], 2)} | {steps(copy['psnr'], 2)} "
-            f"| {steps(ours['ssim'], 3)} | {steps(copy['ssim'], 3)} | {count:,} |"
-        )
-    lines += [
-        "",
+    tables = {model: read(f"{folder}/evaluate_{model}.json") for model in models}
+    rows = {model: table["model"] for model, table in tables.items()}
+    rows |= {name: tables[models[-1]][name] for name in BASELINES}
+    for name, row in rows.items():
+        cells = [steps(row["psnr"], 2), steps(row["ssim"], 3)]
+        cells += [steps(row["psnr_moving"], 2), steps(row["ssim_moving"], 3)]
+        cells += [steps(row["gradient_ratio"], 2), steps(row["nyquist_ratio"], 2)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def gains(folder: str, models: tuple[str, ...]) -> list[str]:
+    """A Markdown table: models minus baselines, frame by frame, with intervals."""
+    lines = ["| | metric | 1 ahead | 2 ahead | 3 ahead |", "|---|---|---|---|---|"]
+    for model in models:
+        table = read(f"{folder}/evaluate_{model}.json")
+        for name in ("copy_last", "constant_velocity", "half_velocity"):
+            row = table[f"model_over_{name}"]
+            for metric, digits in (("psnr", 2), ("ssim", 4), ("psnr_moving", 2), ("ssim_moving", 4)):
+                cells = [
+                    f"{row[metric][k]:+.{digits}f} [{row[metric + '_low'][k]:+.{digits}f}, "
+                    f"{row[metric + '_high'][k]:+.{digits}f}]"
+                    for k in row[metric]
+                ]
+                lines.append(f"| {model} − {name} | {metric} | {' | '.join(cells)} |")
+    return lines
+
+
+def probes() -> list[str]:
+    lines = [
         "| probe features | numbers | top-1 | top-5 | encoder alone, top-1 | chance, top-1 |",
         "|---|---|---|---|---|---|",
     ]
     for choice in CHOICES:
-        probe = read(f"probe_{choice}")
+        probe = read(f"metrics/probe_{choice}.json")
         ours, encoder = probe["probe"], probe["controls"]["encoder"]
         lines.append(
             f"| {choice} | {ours['features']:,} | {ours['top1']:.1%} ± {ours['top1_std']:.1%} | {ours['top5']:.1%} "
             f"| {encoder['top1']:.1%} ± {encoder['top1_std']:.1%} | {probe['controls']['chance']['top1']:.1%} |"
         )
-    return "\n".join(lines)
+    return lines
+
+
+def default_data() -> list[str]:
+    counts = ", ".join(
+        f"{model} {read(f'metrics/train_{model}.json')['parameters']['trainable']:,}" for model in MODELS
+    )
+    return [
+        *predictors("metrics", MODELS),
+        "",
+        f"Trainable parameters: {counts}.",
+        "",
+        *gains("metrics", ("lvln_warp",)),
+        "",
+        *probes(),
+    ]
+
+
+def real_data() -> list[str]:
+    folder = "metrics/ucf101_mini"
+    return [*predictors(folder, ("lvln_warp",)), "", *gains(folder, ("lvln_warp",))]
+
+
+def ablations() -> list[str]:
+    found = read("benchmarks/ablations.json")
+    lines = [
+        "| lever | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        cells = []
+        for metric, digits in (
+            ("psnr", 2),
+            ("ssim", 4),
+            ("psnr_moving", 2),
+            ("gradient_ratio", 2),
+            ("nyquist_ratio", 2),
+        ):
+            values = row[metric]
+            spread = max(value["std"] for value in values.values())
+            cells.append(f"{steps({k: value['mean'] for k, value in values.items()}, digits)} ± {spread:.{digits}f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+TABLES = {"results": default_data, "real clips": real_data, "ablations": ablations}
 
 
 def main() -> None:
     file = Path("README.md")
-    text = file.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    wanted = f"{before}{START}\n\n{tables()}\n\n{END}{after}"
+    text = wanted = file.read_text(encoding="utf-8")
+    for name, make in TABLES.items():
+        start, end = f"<!-- {name}: written by .ci/readme_results.py -->", f"<!-- end of {name} -->"
+        if start not in wanted or end not in wanted:
+            sys.exit(f"README.md lacks the markers {start} and {end}")
+        before, _, rest = wanted.partition(start)
+        lines = "\n".join(make())
+        wanted = f"{before}{start}\n\n{lines}\n\n{end}{rest.partition(end)[2]}"
     if "--check" in sys.argv:
-        sys.exit(None if text == wanted else "README.md does not show metrics/*.json: python .ci/readme_results.py")
+        sys.exit(None if text == wanted else "README.md does not show the figures: python .ci/readme_results.py")
     file.write_text(wanted, encoding="utf-8")
 
 

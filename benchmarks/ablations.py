@@ -24,7 +24,6 @@ from pipeline.results import write_metrics
 from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import train
-from pipeline.training.model_file import ModelCard
 from pipeline.video.shards import RATES, open_videos
 
 NAME = "lvln_warp"
@@ -73,18 +72,7 @@ def run(config: TrainConfig, evaluation: EvaluateConfig, shards: Path, folder: P
     net = build_net(NAME, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)
     train(fabric, net, config, {rate: shards / str(rate) for rate in RATES}, name=NAME, run=folder)
-    card = ModelCard(
-        NAME,
-        config.net,
-        config.height,
-        config.width,
-        config.seeds,
-        config.horizon,
-        config.feeding,
-        config.clip_feedback,
-        config.loss,
-        encoder,
-    )
+    card = config.card(NAME, encoder)
     table, _ = score(net, card, open_videos(shards / str(evaluation.fps), "validation"), evaluation)
     for file in folder.iterdir():
         if file.is_file():

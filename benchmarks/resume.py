@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import add_case, make_config, make_net
+from benchmarks.cases import PLAIN_CLIPS, add_case, make_config, make_net
 from benchmarks.measure import device_name, environment, report
 from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import STATE, train
@@ -46,7 +46,14 @@ def run(arguments: argparse.Namespace) -> None:
     config = make_config(
         arguments,
         hardware={"precision": "auto", "compile": "auto"},
-        clips={"step": 1, "fraction": 1.0, "overfit": arguments.clips, "workers": 2, "jpeg_decoder": "cpu"},
+        clips={
+            "step": 1,
+            "fraction": 1.0,
+            "overfit": arguments.clips,
+            "workers": 2,
+            "jpeg_decoder": "cpu",
+            **PLAIN_CLIPS,
+        },
         curriculum=[{"fps": 10, "epochs": 2}],
         checkpoint_minutes=1 / 60,
     )

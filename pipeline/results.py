@@ -4,8 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 DIGITS = 6
 
 
@@ -17,6 +15,8 @@ def write_metrics(path: Path, tree: Mapping[str, object]) -> None:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """CSV, a row a mapping; floats with DIGITS significant digits, so that small learning rates survive."""
+    import pandas as pd  # here, so that metrics can be written where there is no pandas
+
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
 

@@ -17,7 +17,7 @@ from pipeline.training.hardware import HardwareConfig, check_devices, make_fabri
 from pipeline.training.interruption import stop_with_parent
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, train
-from pipeline.training.model_file import ModelCard, save_model
+from pipeline.training.model_file import save_model
 from pipeline.video.shards import RATES
 from stages.entry import matrix_item, run
 
@@ -41,20 +41,8 @@ def main() -> None:
         loggers=make_loggers(run_folder, name=name, wandb=config.wandb),
     )
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
-    card = ModelCard(
-        name,
-        config.net,
-        config.height,
-        config.width,
-        config.seeds,
-        config.horizon,
-        config.feeding,
-        config.clip_feedback,
-        config.loss,
-        encoder={},
-    )
     net = build_net(name, config.net, height=config.height, width=config.width)
-    card.encoder.update(load_weights(net.encoder, config.encoder))
+    card = config.card(name, load_weights(net.encoder, config.encoder))
     shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
     record, phases = train(fabric, net, config, shards, name=name, run=run_folder)
     if not fabric.is_global_zero:

@@ -326,11 +326,11 @@ def test_the_five_lines_of_the_readme(model: Path, tmp_path: Path, monkeypatch: 
     assert len([line for line in five.splitlines() if line and not line.startswith("#")]) == 5
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()
-    Path("models/lvln.safetensors").symlink_to(model)
+    Path("models/lvln_warp.safetensors").symlink_to(model)
     names = {"clip": torch.rand(2, 4, 3, HEIGHT, WIDTH)}
     exec(five, names)
     assert names["predicted"].shape == (2, 3, 3, HEIGHT, WIDTH)
     assert not names["predicted"].requires_grad
     exec(export, names)
-    again, _ = torch.export.load("lvln_first.pt2").module()(names["clip"][:, 0])
+    again, _ = torch.export.load("first.pt2").module()(names["clip"][:, 0])
     assert again.shape == (2, 3, HEIGHT, WIDTH)

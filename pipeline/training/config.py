@@ -7,6 +7,7 @@ from pipeline.nets.rollout import Feeding
 from pipeline.params import Above, AtLeast, Below, Between, MultipleOf
 from pipeline.training.hardware import HardwareConfig
 from pipeline.training.losses import LossConfig
+from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import ClipsConfig
 
 
@@ -73,6 +74,21 @@ class TrainConfig:
     hardware: HardwareConfig
     checkpoint_minutes: Annotated[float, Above(0)]
     wandb: Literal["disabled", "offline", "online"]
+
+    def card(self, model: str, encoder: dict) -> ModelCard:
+        """What the model file of this run says; encoder: what load_weights returned."""
+        return ModelCard(
+            model,
+            self.net,
+            self.height,
+            self.width,
+            self.seeds,
+            self.horizon,
+            self.feeding,
+            self.clip_feedback,
+            self.loss,
+            encoder,
+        )
 
     def __post_init__(self) -> None:
         if not self.curriculum:

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Trains lvln_warp and one_frame for eight minutes on a GPU, at full width, and scores them: ten minutes in all.
+#
+#     benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]
+#
+# SHARDS: the decode stage's shards at 10 fps (data/shards/10), of 64×96 pixels or more. OUT: where
+# evaluate_<model>.json, the model files, pictures and logs go; runs/gpu_quality by default. ENCODER: path of a ResNet-18
+# state dict; without it the encoder is random. WHEELS: a folder of wheels to unpack first, for a machine without
+# network. Runs from a plain checkout: needs Python with torch, torchvision, lightning and safetensors;
+# opencv-python-headless for the flow baselines, matplotlib and pillow for the pictures. What is absent is said to be.
+# In the environment: MINUTES (4) a model, SIZE (64x96) of the frames, CPU=1 to try it without a GPU.
+set -uo pipefail
+[ -d "${1:-}" ] || { echo "usage: benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]"; exit 2; }
+shards=$(realpath "$1") out=$(realpath -m "${2:-$(dirname "$0")/../runs/gpu_quality}")
+encoder=${3:+$(realpath "$3")} wheels=${4:+$(realpath "$4")}
+cd "$(dirname "$0")/.."
+mkdir -p "$out"
+python=${PYTHON:-python3} minutes=${MINUTES:-4} size=${SIZE:-64x96}
+if [ -n "$wheels" ]; then
+    "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$out/packages" "$wheels"/*.whl || exit 1
+    export PYTHONPATH="$out/packages${PYTHONPATH:+:$PYTHONPATH}"
+fi
+[ -n "${CPU:-}" ] ||
+    "$python" -c 'import torch; raise SystemExit(0 if torch.cuda.is_available() else "benchmarks/gpu_quality.sh: torch sees no GPU (CPU=1 trains on the CPU)")' || exit 1
+export TORCHINDUCTOR_CACHE_DIR="$out/compiled"
+
+status=0
+for model in lvln_warp one_frame; do
+    limit=$("$python" -c "print(int(60 * $minutes + 60))") # a minute to score
+    timeout "$limit" "$python" -m benchmarks.quality --model "$model" --shards "$shards" --out "$out" \
+        --size "$size" --minutes "$minutes" --encoder "${encoder:-random}" >"$out/$model.log" 2>&1
+    code=$?
+    if [ "$code" = 0 ]; then
+        "$python" - "$out/evaluate_$model.json" <<'PYTHON'
+import json, sys
+table = json.load(open(sys.argv[1]))
+for name in ("model", "copy_last", "constant_velocity", "half_velocity", "oracle"):
+    if name in table:
+        cells = (f"{table[name]['psnr'][k]:.2f} dB {table[name]['ssim'][k]:.4f}" for k in sorted(table[name]["psnr"]))
+        print(f"{sys.argv[1]}: {name:18}", " | ".join(cells))
+PYTHON
+    else
+        echo "$model: failed with $code (124: over $limit s); the end of $out/$model.log:"
+        tail -c 2000 "$out/$model.log"
+        status=1
+    fi
+done
+exit $status
