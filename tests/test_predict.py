@@ -210,7 +210,7 @@ BAD = {
     "no such model": ({"model": "my.safetensors"}, r"--model my.safetensors is neither one of lvln, .* that is there"),
     "model of another kind": (
         {"model": "other.safetensors"},
-        r"other.safetensors is not a model file of this project \(.+\)",
+        r"other.safetensors is not a model file of this version of the project \(.+\)",
     ),
     "no video": ({"video": "gone.mp4"}, r"gone.mp4: no such file"),
     "folder": ({"video": "."}, r"\.: not a file"),

@@ -393,7 +393,7 @@ def test_model_files_say_how_to_use_them(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(net(frame)[0], loaded(frame)[0])
     (tmp_path / "bad.safetensors").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"bad\.safetensors is not a model file of this project"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors is not a model file of this version of the project"):
         load_model(tmp_path / "bad.safetensors")
     with pytest.raises(ValueError, match=r"no model .*lvln\.safetensors; make it with: dvc repro train@lvln"):
         load_model(tmp_path / "lvln.safetensors")

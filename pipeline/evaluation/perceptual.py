@@ -5,12 +5,12 @@ torchmetrics holds the learned weights of the layers; AlexNet's own, torchvision
 
 import pickle
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torch.hub import get_dir
 from torchvision.models import AlexNet_Weights
+
+from pipeline.nets.pretrained import pretrained_file
 
 
 class Lpips(nn.Module):
@@ -23,7 +23,10 @@ class Lpips(nn.Module):
         from torchmetrics.functional.image.lpips import _LPIPS
 
         self.net = _LPIPS(net="alex", pnet_rand=True)
-        path = _imagenet_file() if weights == "imagenet" else Path(weights)
+        path = Path(weights)
+        if weights == "imagenet":
+            others = "evaluate.lpips to its path, or to null"
+            path = pretrained_file(AlexNet_Weights.IMAGENET1K_V1, wanted="evaluate.lpips imagenet", instead=others)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             # slice2.3.weight there is features.3.weight here
@@ -47,18 +50,3 @@ class Lpips(nn.Module):
         distances = self.net(prediction, target, normalize=True).squeeze(1)  # (N, H, W)
         parts = (distances * regions[1:]).sum((2, 3)) / regions[1:].sum((2, 3))
         return torch.cat([whole[None], parts])
-
-
-def _imagenet_file() -> Path:
-    """torchvision's own file, downloaded to torch's cache unless it is there."""
-    weights = AlexNet_Weights.IMAGENET1K_V1
-    path = Path(get_dir()) / "checkpoints" / Path(weights.url).name
-    if not path.exists():
-        try:
-            weights.get_state_dict(progress=True, check_hash=True)
-        except (URLError, OSError, RuntimeError) as error:
-            raise ValueError(
-                f"evaluate.lpips imagenet: cannot download {weights.url} ({error}). On a machine without network, put "
-                f"that file at {path}, or set evaluate.lpips to its path, or to null"
-            ) from error
-    return path

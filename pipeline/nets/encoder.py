@@ -8,13 +8,13 @@ import pickle
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torch.hub import get_dir
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
+
+from pipeline.nets.pretrained import pretrained_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the weights expect
 
@@ -105,7 +105,10 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
     if weights == "random":
         _calibrate(encoder)
         return {"weights": "random", "sha256": "", "random_layers": _layers(encoder.resnet)}
-    path = _imagenet_file() if weights == "imagenet" else Path(weights)
+    path = Path(weights)
+    if weights == "imagenet":
+        others = "train.<model>.encoder to its path, or to random"
+        path = pretrained_file(ResNet18_Weights.IMAGENET1K_V1, wanted="encoder weights imagenet", instead=others)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -131,21 +134,6 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"weights": path.name, "sha256": digest, "random_layers": sorted(random_layers)}
-
-
-def _imagenet_file() -> Path:
-    """torchvision's own file, downloaded to torch's cache unless it is there."""
-    weights = ResNet18_Weights.IMAGENET1K_V1
-    path = Path(get_dir()) / "checkpoints" / Path(weights.url).name
-    if not path.exists():
-        try:
-            weights.get_state_dict(progress=True, check_hash=True)
-        except (URLError, OSError, RuntimeError) as error:
-            raise ValueError(
-                f"encoder weights imagenet: cannot download {weights.url} ({error}). On a machine without network, "
-                f"put that file at {path}, or set train.<model>.encoder to its path, or to random"
-            ) from error
-    return path
 
 
 @torch.no_grad()

@@ -51,9 +51,9 @@ def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:
         with safe_open(path, framework="pt") as file:
             fields = json.loads(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a model file of this project ({error})") from error
-    card = ModelCard(**{**fields, "loss": LossConfig(**fields["loss"])})
-    net = build_net(card.model, card.net, height=card.height, width=card.width)
-    net.load_state_dict(tensors)
+        card = ModelCard(**{**fields, "loss": LossConfig(**fields["loss"])})
+        net = build_net(card.model, card.net, height=card.height, width=card.width)
+        net.load_state_dict(tensors)
+    except (OSError, SafetensorError, TypeError, KeyError, ImportError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is not a model file of this version of the project ({error})") from error
     return net.eval(), card
