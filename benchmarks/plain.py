@@ -22,6 +22,9 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.losses import K1, K2, SIGMA, WINDOW, LossConfig
 
 
+MODELS = ("lvln", "one_frame", "full_res")  # that have a plain form here
+
+
 class PlainGRU(nn.Module):
     """z, r = σ(conv[x, h]); n = tanh(conv[x, r·h]); h' = (1 − z)·h + z·n."""
 

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import add_case, make_config, make_net, moving_textures
 from benchmarks.measure import device_name, environment, peak_memory_gib, report
+from benchmarks.plain import MODELS as PLAIN_MODELS
 from benchmarks.plain import PlainNet, plain_losses
 from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import make_fabric
@@ -49,6 +50,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes, with --shards")
     parser.add_argument("--compile-only", action="store_true", help="one step, to fill the compiler's cache")
     arguments = parser.parse_args()
+    if arguments.model not in PLAIN_MODELS:
+        parser.error(f"{arguments.model} has no plain form to be measured against; {', '.join(PLAIN_MODELS)} have")
     config = make_config(
         arguments,
         hardware={
