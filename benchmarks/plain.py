@@ -21,7 +21,6 @@ from pipeline.nets.ladder import Ladder
 from pipeline.training.config import TrainConfig
 from pipeline.training.losses import K1, K2, SIGMA, WINDOW, LossConfig
 
-
 MODELS = ("lvln", "one_frame", "full_res")  # that have a plain form here
 
 
