@@ -12,7 +12,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from benchmarks.cases import FRAMES, make_config, make_net, moving_textures
+from benchmarks.cases import make_config, make_net, moving_textures
 from benchmarks.plain import PlainNet, plain_loss, plain_losses
 from benchmarks.train import flops_of_a_clip
 from pipeline.training.config import TrainConfig
@@ -35,7 +35,7 @@ def clips(config: TrainConfig, count: int = 4, *, seed: int = 0, scale: int = 1)
     return moving_textures(count, frames, height=scale * config.height, width=scale * config.width, seed=seed)
 
 
-@pytest.mark.parametrize("model", FRAMES)
+@pytest.mark.parametrize("model", ["lvln", "one_frame", "full_res"])  # those of plain.py
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_losses_and_gradients_are_the_plain_ones(model: str, channels_last: bool) -> None:
     """Batched encoding, joined gates, no step from the zero state, layer4 and 1×1 branch only where decoded: none of
@@ -112,6 +112,7 @@ def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: 
         ("lvln", [(3, 1), (2, 1), (2, 2)]),
         ("one_frame", [(2, 1)]),
         ("full_res", [(2, 1)]),
+        ("lvln_warp", [(2, 1)]),
     ],
 )
 def test_the_routine_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> None:
