@@ -209,7 +209,14 @@ def test_prediction_k_answers_for_frame_n_in_plus_k() -> None:
     assert net.fed == [0, 1, 2, 3, 4]  # the seeds, then predictions 1 and 2: nothing thrown away, nothing twice
 
     config = SimpleNamespace(
-        seeds=3, horizon=3, height=16, width=16, clip_feedback=True, loss=LossConfig(dssim=0, l1=1, l2=0)
+        seeds=3,
+        horizon=3,
+        height=16,
+        width=16,
+        feeding="first_output",
+        clip_feedback=True,
+        observed_loss=0,
+        loss=LossConfig(dssim=0, l1=1, l2=0),
     )
     losses = Routine(net, config)(clip)
     assert losses.shape == (2, 3)
