@@ -1,0 +1,362 @@
+"""lvln_warp: what it makes of two frames against plain forms, where it starts, its choices, and how it is fed."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter, map_coordinates
+from torch import Tensor, nn
+
+from pipeline.evaluation.artifacts import nyquist_share
+from pipeline.evaluation.baselines import optical_flow
+from pipeline.nets import lvln_warp
+from pipeline.nets.blocks import GROUPS, decoder_block, icnr_, warp
+from pipeline.nets.encoder import Encoder
+from pipeline.nets.ladder import Ladder
+from pipeline.nets.lvln_warp import cost_volume, lucas_kanade
+from pipeline.nets.rollout import predict, predict_every_frame
+from tests.test_nets import VARIANTS, small
+
+CONFIG = VARIANTS["lvln_warp"][1]
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def build(*, height: int = 32, width: int = 64, begun: bool = True, **changes: object) -> Ladder:
+    """begun: as after some training, with a head that is no longer zero at its end."""
+    net = lvln_warp.build(replace(CONFIG, **changes), Encoder(), height=height, width=width)
+    if begun:
+        nn.init.normal_(net.head[-1].weight, std=0.05)
+        nn.init.normal_(net.head[-1].bias, std=0.5)
+    return net
+
+
+# --- warp ------------------------------------------------------------------------------------------------------------
+
+
+def test_warp_is_scipys_interpolation() -> None:
+    images, flow = (
+        torch.rand(2, 3, 11, 17).double(),
+        6 * torch.randn(2, 2, 11, 17).double(),
+    )  # far beyond the border too
+    found = warp(images, flow)
+    y, x = np.meshgrid(np.arange(11), np.arange(17), indexing="ij")
+    for n, c in itertools.product(range(2), range(3)):
+        there = [y + flow[n, 1].numpy(), x + flow[n, 0].numpy()]
+        expected = map_coordinates(images[n, c].numpy(), there, order=1, mode="nearest")
+        np.testing.assert_allclose(found[n, c].numpy(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (3, 0), (0, -2), (-4, 5)])
+def test_warp_by_whole_pixels_moves_them(dx: int, dy: int) -> None:
+    images = torch.rand(1, 3, 16, 24)
+    found = warp(images, torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, 16, 24).float())
+    rows, columns = (torch.arange(16) + dy).clamp(0, 15), (torch.arange(24) + dx).clamp(0, 23)
+    torch.testing.assert_close(found, images[:, :, rows][..., columns], rtol=0, atol=1e-5)
+
+
+# --- Lucas and Kanade ------------------------------------------------------------------------------------------------
+
+
+def moved(dx: float, dy: float, *, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Two cuts (1, 3, height, width) from a smooth random texture, by a spline: now(p) = before(p + (dx, dy))."""
+    rng = np.random.default_rng(0)
+    margin = 16
+    large = gaussian_filter(rng.random((3, height + 2 * margin, width + 2 * margin)), (0, 2, 2))
+    large = (large - large.min()) / (large.max() - large.min())
+    y, x = np.meshgrid(np.arange(height) + margin, np.arange(width) + margin, indexing="ij")
+    cuts = [
+        np.stack([map_coordinates(channel, [y + v, x + u], order=3) for channel in large])
+        for u, v in ((dx, dy), (0, 0))
+    ]
+    now, before = (torch.from_numpy(cut).float()[None].clamp(0, 1) for cut in cuts)
+    return now, before
+
+
+INNER = np.s_[..., 8:-8, 8:-8]  # what came in at the border cannot be found
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (48, 80), (32, 32)])
+@pytest.mark.parametrize(("dx", "dy"), [(0.4, 0), (0, -0.3), (1.7, -0.6), (-3.2, 2.5), (5, 3)])
+def test_lucas_kanade_finds_a_translation(size: tuple[int, int], dx: float, dy: float) -> None:
+    height, width = size
+    now, before = moved(dx, dy, height=height, width=width)
+    flow = lucas_kanade(now, before)
+    assert flow.shape == (1, 2, height, width)
+    error = (flow - torch.tensor([dx, dy]).view(1, 2, 1, 1))[INNER].norm(dim=1)
+    assert float(error.median()) < 0.1
+    if min(size) >= 48:
+        assert float(error.mean()) < 0.25
+        unmoved, explained = (now - before)[INNER].abs().mean(), (now - warp(before, flow))[INNER].abs().mean()
+        assert float(explained) < 0.3 * float(unmoved)  # the rest: bilinear is no spline
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.4, 0.8), (2.3, -1.2), (-4, 4)])
+def test_lucas_kanade_is_as_good_as_dis_on_smooth_textures(dx: float, dy: float) -> None:
+    now, before = moved(dx, dy, height=64, width=96)
+    truth = torch.tensor([dx, dy]).view(1, 2, 1, 1)
+    ours, theirs = (
+        float((flow(now, before) - truth)[INNER].norm(dim=1).mean()) for flow in (lucas_kanade, optical_flow)
+    )
+    assert ours < 1.5 * theirs + 0.05
+
+
+def test_without_texture_or_motion_nothing_moves() -> None:
+    flat = torch.full((2, 3, 32, 48), 0.4)
+    assert not lucas_kanade(flat, flat).any()
+    brighter = lucas_kanade(flat + 0.3, flat)  # of which no motion is the cause
+    assert not brighter.any()
+    still = torch.rand(1, 3, 32, 48)
+    assert float(lucas_kanade(still, still).abs().max()) < 1e-5
+
+
+def test_flows_of_a_batch_do_not_mix() -> None:
+    first, second = moved(1, 2, height=32, width=48), moved(-2, 0.5, height=32, width=48)
+    together = lucas_kanade(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+    torch.testing.assert_close(together, torch.cat([lucas_kanade(*first), lucas_kanade(*second)]), **CLOSE)
+
+
+# --- cost volume -----------------------------------------------------------------------------------------------------
+
+
+def plain_cost_volume(now: Tensor, before: Tensor, *, radius: int) -> Tensor:
+    """A product of shifted maps a displacement, row by row."""
+    height, width = now.shape[2:]
+    now, before = (x / x.norm(dim=1, keepdim=True) for x in (now, before))
+    costs = []
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            cost = now.new_zeros(len(now), height, width)
+            for y in range(max(0, -dy), min(height, height - dy)):
+                for x in range(max(0, -dx), min(width, width - dx)):
+                    cost[:, y, x] = (now[:, :, y, x] * before[:, :, y + dy, x + dx]).sum(1)
+            costs.append(cost)
+    return torch.stack(costs, 1)
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(5, 7, 2), (7, 5, 1), (4, 4, 4), (3, 6, 3)])
+def test_cost_volume_is_a_product_of_shifted_maps(height: int, width: int, radius: int) -> None:
+    now, before = torch.randn(2, 2, 6, height, width)
+    found = cost_volume(now, before, radius=radius)
+    torch.testing.assert_close(found, plain_cost_volume(now, before, radius=radius))
+    assert (found[:, 0, :radius] == 0).all()  # up and to the left of the map there is nothing
+    assert (found[:, -1, :, -radius:] == 0).all()
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-3, 3)])
+def test_cost_volume_is_largest_at_the_true_displacement(dx: int, dy: int) -> None:
+    before = torch.randn(1, 16, 12, 14)
+    now = before.roll((-dy, -dx), (2, 3))  # now(p) = before(p + (dx, dy))
+    volume = cost_volume(now, before, radius=3)[..., 3:-3, 3:-3]
+    assert (volume.argmax(1) == (dy + 3) * 7 + dx + 3).all()
+    torch.testing.assert_close(volume.amax(1), torch.ones(1, 6, 8))
+
+
+# --- the decoder's choices -------------------------------------------------------------------------------------------
+
+
+def test_icnr_begins_as_nearest_neighbour_upsampling() -> None:
+    """A pixel shuffle after it is a smaller convolution, each of whose outputs is repeated: no grid."""
+    conv = nn.Conv2d(5, 6 * 4, 3, padding=1)
+    drawn = conv.weight.detach().clone(), conv.bias.detach().clone()
+    icnr_(conv, 2)
+    x = torch.randn(2, 5, 8, 8)
+    shuffled = F.pixel_shuffle(conv(x), 2)
+    smaller = F.conv2d(x, drawn[0][::4], drawn[1][::4], padding=1)
+    torch.testing.assert_close(shuffled, F.interpolate(smaller, scale_factor=2, mode="nearest"))
+    assert float(smaller.detach().std(1).mean()) > 0.1  # its outputs are not all the same
+
+
+@pytest.mark.parametrize("shuffle", [2, 4])
+def test_a_decoder_block_with_icnr_has_no_grid(shuffle: int) -> None:
+    """Its inputs are smooth; what its shuffle gives without ICNR has energy at the Nyquist frequency."""
+    x = F.interpolate(torch.randn(4, 16, 3, 3), size=(16, 16), mode="bicubic")
+    shares = []
+    for icnr in (True, False):
+        block = decoder_block(16, 8, expansion=8 * shuffle**2, shuffle=shuffle, norm="group", icnr=icnr)
+        shuffled = block[:-1](x).detach()
+        shares.append(float(nyquist_share(shuffled).mean()))
+        blocks = shuffled.unfold(2, shuffle, shuffle).unfold(3, shuffle, shuffle)
+        assert bool((blocks.std((-2, -1)) < 1e-6).all()) == icnr
+    assert shares[0] < 0.1 * shares[1]
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_the_norm_is_the_chosen_one(norm: str) -> None:
+    net = build(norm=norm)
+    kinds = {"group": nn.GroupNorm, "batch": nn.BatchNorm2d}
+    decoder = [module for part in (net.decoder, net.full) for module in part.modules()]
+    found = [module for module in decoder if isinstance(module, tuple(kinds.values()))]
+    assert len(found) == 4  # L3 … L0; L4 has none
+    assert {type(module) for module in found} == {kinds[norm]}
+    if norm == "group":
+        assert {module.num_groups for module in found} == {GROUPS} == {8}
+    clips = torch.rand(2, 2, 3, 32, 64)
+    alone, _ = predict(net.train(), clips[:1], horizon=1, clip_feedback=True)
+    together, _ = predict(net.train(), clips, horizon=1, clip_feedback=True)
+    assert torch.allclose(alone, together[:1], atol=1e-4) == (norm == "group")  # no statistics of a batch
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["warp", "residual", "redraw"])
+@pytest.mark.parametrize("observed_flow", [True, False])
+def test_a_fresh_network_copies_the_last_seed(output: str, observed_flow: bool) -> None:
+    net = build(begun=False, output=output, observed_flow=observed_flow).eval()
+    seeds = torch.rand(2, 3, 3, 32, 64)
+    with torch.no_grad():
+        predictions, _ = predict(net, seeds, horizon=3, clip_feedback=True)
+    copied = (predictions - seeds[:, -1:]).abs().amax((0, 2, 3, 4)) < 1e-4
+    assert copied.tolist() == [output != "redraw"] * 3
+
+
+CHOICES = list(
+    itertools.product(["warp", "residual", "redraw"], ["group", "batch"], [True, False], [True, False], [0, 1])
+)
+
+
+@pytest.mark.parametrize(("output", "norm", "icnr", "observed_flow", "radius"), CHOICES)
+def test_every_choice_trains_every_weight(output: str, norm: str, icnr: bool, observed_flow: bool, radius: int) -> None:
+    choices = {"output": output, "norm": norm, "icnr": icnr, "observed_flow": observed_flow, "cost_volume": radius}
+    net = build(width=32, **choices).train()
+    predictions, _ = predict(net, torch.rand(2, 2, 3, 32, 32), horizon=2, clip_feedback=True)
+    assert predictions.shape == (2, 2, 3, 32, 32)
+    predictions.square().mean().backward()
+    without = [name for name, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+
+
+def test_the_head_says_where_pixels_come_from() -> None:
+    """With its last convolution's weights zero its biases are the outputs, everywhere."""
+    net = build(begun=False, observed_flow=False).eval()
+    now, before = torch.rand(2, 1, 3, 32, 64)
+    rgb, mask, flow = torch.tensor([0.1, -0.2, 0.3]), torch.tensor(0.7), torch.tensor([1.5, -2.0])
+    with torch.no_grad():
+        net.head[-1].bias.copy_(torch.cat([rgb, mask[None], flow]))
+        found, _ = predict(net, torch.stack([before, now], 1), horizon=1, clip_feedback=True)
+    m = torch.sigmoid(mask)
+    shifted = warp(now, flow.view(1, 2, 1, 1).expand(1, 2, 32, 64))
+    torch.testing.assert_close(found[:, 0], m * shifted + (1 - m) * (now + rgb.view(3, 1, 1)))
+
+
+def test_speed_one_is_constant_velocity() -> None:
+    net = build(begun=False, height=64).eval()
+    late, middle = moved(-2.5, 1, height=64, width=64)  # late(p) = middle(p + b)
+    with torch.no_grad():
+        net.head[-1].bias.copy_(torch.tensor([0, 0, 0, 50, 0, 0, 1.0]))  # all by the mask, at speed 1
+        found, _ = predict(net, torch.stack([middle, late], 1), horizon=1, clip_feedback=True)
+    expected = warp(late, torch.tensor([-2.5, 1]).view(1, 2, 1, 1).expand(1, 2, 64, 64))
+    inner = np.s_[..., 12:-12, 12:-12]
+    assert float((found[:, 0] - expected)[inner].abs().mean()) < 0.1 * float((late - expected)[inner].abs().mean())
+
+
+def test_a_first_frame_has_stood_still() -> None:
+    """With no frame before it, the frame is its own: no flow, a cost volume with itself; as if it had come twice."""
+    net = build(cost_volume=2).eval()
+    frame = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        encoded = net.encode(frame)
+        states = net.observe(encoded)
+        again = net.observe(encoded, states)
+    assert float(states[-2][0].abs().max()) < 1e-4
+    assert float(states[-2][1].max()) < 1e-4
+    for first, second in zip(states[4:-2], again[4:-2], strict=True):
+        torch.testing.assert_close(first[0], second[0], **CLOSE)  # the inputs; the hidden states have moved on
+        assert not torch.allclose(first[1], second[1], atol=1e-3)
+
+
+def test_states_are_those_of_the_last_frame_fed() -> None:
+    net = build().eval()
+    seeds = torch.rand(2, 2, 3, 32, 64)
+    with torch.no_grad():
+        predictions, states = predict(net, seeds, horizon=3, clip_feedback=True)
+    assert torch.equal(states[-1][0], predictions[:, 1].clamp(0, 1))  # the frame that the next one is compared with
+    assert [tuple(h.shape) for h in states[0]] == 3 * [(2, 8, 16, 32)]
+    assert [tuple(h.shape) for h in states[3]] == 3 * [(2, 8, 2, 4)]
+    assert [tuple(hidden.shape) for _, hidden in states[4:-2]] == [(2, 2, 32, 64), (2, 8, 16, 32), (2, 8, 8, 16)]
+    assert [tuple(x.shape) for x in states[-2]] == [(2, 2, 32, 64), (2, 1, 32, 64)]
+
+
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+FEEDINGS = [("lvln", True), ("one_frame", False), ("full_res", True), ("lvln_warp", True), ("lvln_warp", False)]
+
+
+def begun(name: str) -> Ladder:
+    return build() if name == "lvln_warp" else small(name)
+
+
+@pytest.mark.parametrize(("name", "clip_feedback"), FEEDINGS)
+@pytest.mark.parametrize("feeding", ["first_output", "second_output"])
+def test_predict_is_the_loop_by_hand(name: str, clip_feedback: bool, feeding: str) -> None:
+    net = begun(name).eval()
+    seeds = 3 * torch.rand(2, 3, 3, 32, 64) - 1
+    with torch.no_grad():
+        found, found_states = predict(net, seeds, horizon=2, clip_feedback=clip_feedback, feeding=feeding)
+        states, outputs = None, []
+        for t in range(3):
+            output, states = net(seeds[:, t], states)
+        for _ in range(2 if feeding == "first_output" else 3):
+            outputs.append(output)
+            last = states
+            output, states = net(output.clamp(0, 1) if clip_feedback else output, states)
+    torch.testing.assert_close(found, torch.stack(outputs[-2:], 1), **CLOSE)
+    torch.testing.assert_close(found_states, last, **CLOSE)
+
+
+@pytest.mark.parametrize(("name", "clip_feedback"), FEEDINGS)
+def test_every_frame_is_predicted_as_step_by_step(name: str, clip_feedback: bool) -> None:
+    """For the frames after the seeds as `predict` does; for the seeds frame by frame."""
+    net = begun(name).eval()
+    clips = 2 * torch.rand(2, 5, 3, 32, 64) - 0.5
+    with torch.no_grad():
+        found = predict_every_frame(net, clips, seeds=3, clip_feedback=clip_feedback)
+        after, _ = predict(net, clips[:, :3], horizon=2, clip_feedback=clip_feedback)
+        states, expected = None, []
+        for t in range(2):
+            output, states = net(clips[:, t], states)
+            expected.append(output)
+    assert found.shape == (2, 4, 3, 32, 64)
+    torch.testing.assert_close(found[:, :2], torch.stack(expected, 1), **CLOSE)
+    torch.testing.assert_close(found[:, 2:], after, **CLOSE)
+
+
+def by_hand(net: Ladder, clips: Tensor, own: Tensor, *, clip_feedback: bool) -> Tensor:
+    """One clip at a time."""
+    predictions = []
+    for clip, mine in zip(clips, own.tolist(), strict=True):
+        states, outputs = None, []
+        for t in range(len(clip) - 1):
+            frame = clip[t]
+            if t > 0 and mine[t]:
+                frame = outputs[-1].clamp(0, 1) if clip_feedback else outputs[-1]
+            output, states = net(frame[None], states)
+            outputs.append(output[0])
+        predictions.append(torch.stack(outputs))
+    return torch.stack(predictions)
+
+
+@pytest.mark.parametrize(("name", "clip_feedback"), FEEDINGS)
+def test_a_mask_says_where_the_network_is_fed_its_own(name: str, clip_feedback: bool) -> None:
+    net = begun(name).eval()
+    clips = 2 * torch.rand(4, 5, 3, 32, 64) - 0.5
+    own = torch.rand(4, 5) < 0.5
+    own[0], own[1] = False, torch.arange(5) >= 3  # the true frames; as predict does with three seeds
+    own[2] = True  # free running; the first frame, and the last, which nothing is fed, do not matter
+    assert own[:, 1:-1].float().mean() not in (0, 1)
+    with torch.no_grad():
+        found = predict_every_frame(net, clips, seeds=3, clip_feedback=clip_feedback, own=own)
+        expected = by_hand(net, clips, own, clip_feedback=clip_feedback)
+        free, _ = predict(net, clips[2:3, :1], horizon=4, clip_feedback=clip_feedback)
+        unmasked = predict_every_frame(net, clips[1:2], seeds=3, clip_feedback=clip_feedback)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    torch.testing.assert_close(found[2:3], free, **CLOSE)
+    torch.testing.assert_close(found[1:2], unmasked, **CLOSE)
+    own[:, [0, -1]] ^= True
+    with torch.no_grad():
+        assert torch.equal(found, predict_every_frame(net, clips, seeds=3, clip_feedback=clip_feedback, own=own))
