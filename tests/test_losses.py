@@ -1,0 +1,173 @@
+"""Losses beyond SSIM, L1 and L2 (test_quality.py), against NumPy; each alone; and what a training step weighs."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import correlate, map_coordinates
+from torch import Tensor
+
+from pipeline.params import from_dict
+from pipeline.training.losses import (
+    SCALES,
+    LossConfig,
+    gradient_difference,
+    laplacian_difference,
+    loss_per_image,
+    ms_ssim,
+    ssim,
+    ssim_terms,
+)
+
+TERMS = [field.name for field in fields(LossConfig)]
+
+
+def pair(*, height: int = 48, width: int = 64, noise: float = 0.2) -> tuple[Tensor, Tensor]:
+    a = torch.rand(3, 3, height, width)
+    return a, (a + noise * torch.randn_like(a)).clamp(0, 1)
+
+
+def only(**weights: float) -> LossConfig:
+    return LossConfig(**dict.fromkeys(TERMS, 0.0) | weights)
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
+
+
+def doubled(image: np.ndarray) -> np.ndarray:
+    """Bilinear, pixels being areas; beyond the border, the border's value."""
+    height, width = image.shape
+    y, x = ((np.arange(2 * size) + 0.5) / 2 - 0.5 for size in (height, width))
+    return map_coordinates(image, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest")
+
+
+def laplacian_by_hand(image: np.ndarray) -> list[np.ndarray]:
+    levels = []
+    for _ in range(3):
+        coarse = halved(image)
+        levels.append(image - doubled(coarse))
+        image = coarse
+    return [*levels, image]
+
+
+def test_laplacian_difference_is_that_of_two_pyramids() -> None:
+    a, b = (x.double() for x in pair())
+    found = laplacian_difference(a, b)
+    for n in range(3):
+        expected = 0.0
+        for c in range(3):
+            pyramids = zip(laplacian_by_hand(a[n, c].numpy()), laplacian_by_hand(b[n, c].numpy()), strict=True)
+            expected += sum(np.abs(x - y).mean() for x, y in pyramids) / 3
+        assert float(found[n]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_laplacian_difference_of_a_shade_is_that_of_the_coarsest_level() -> None:
+    a, _ = pair()
+    torch.testing.assert_close(laplacian_difference(a, a + 0.25), torch.full((3,), 0.25))
+
+
+def test_gradient_difference_by_hand() -> None:
+    a, b = pair()
+    found = gradient_difference(a, b)
+    for n in range(3):
+        x, y = a[n].numpy(), b[n].numpy()
+        down = np.abs(np.abs(x[:, 1:] - x[:, :-1]) - np.abs(y[:, 1:] - y[:, :-1])).mean()
+        right = np.abs(np.abs(x[:, :, 1:] - x[:, :, :-1]) - np.abs(y[:, :, 1:] - y[:, :, :-1])).mean()
+        assert float(found[n]) == pytest.approx((down + right) / 2, rel=1e-5)
+    torch.testing.assert_close(gradient_difference(a, 1 - a), torch.zeros(3), atol=1e-6, rtol=0)  # only their sizes
+    assert (gradient_difference(a, torch.full_like(a, 0.5)) > 0.2).all()  # a blur
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scales"), [(48, 64, 3), (32, 40, 2), (21, 64, 1), (44, 44, 3), (43, 99, 2)]
+)
+def test_ms_ssim_has_as_many_scales_as_hold_a_window(height: int, width: int, scales: int) -> None:
+    """Each scale's contrast by SciPy's correlation with the window; the coarsest has the luminance too."""
+    a, b = (x.double() for x in pair(height=height, width=width))
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def filtered(image: np.ndarray) -> np.ndarray:
+        return correlate(image, window)[5:-5, 5:-5]
+
+    found = ms_ssim(a, b)
+    for n in range(3):
+        channels, value = list(zip(a[n].numpy(), b[n].numpy(), strict=True)), 1.0
+        for scale in range(scales):
+            terms = []
+            for x, y in channels:
+                mean_x, mean_y = filtered(x), filtered(y)
+                covariance = filtered(x * y) - mean_x * mean_y
+                spread = filtered(x * x) - mean_x**2 + filtered(y * y) - mean_y**2
+                term = (2 * covariance + 0.03**2) / (spread + 0.03**2)
+                if scale == scales - 1:
+                    term = term * (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+                terms.append(term)
+            value *= np.mean(terms) ** (SCALES[scale] / sum(SCALES[:scales]))
+            channels = [
+                tuple(halved(z[: len(z) // 2 * 2, : z.shape[1] // 2 * 2]) for z in channel) for channel in channels
+            ]
+        assert float(found[n]) == pytest.approx(value, abs=1e-9)
+    if scales == 1:
+        torch.testing.assert_close(found, ssim(a, b))
+
+
+def test_ms_ssim_has_gradients_where_the_images_are_opposites() -> None:
+    """There the contrast is below zero, of which there is no power."""
+    a = torch.rand(2, 3, 48, 48)
+    b = (1 - a).requires_grad_()
+    assert (ssim_terms(a, b)[1].mean((1, 2, 3)) < 0).all()
+    value = ms_ssim(a, b)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert (value >= 0).all()
+    assert b.grad.isfinite().all()
+
+
+def alone(term: str, a: Tensor, b: Tensor) -> Tensor:
+    values = {
+        "dssim": lambda: (1 - ssim(a, b)) / 2,
+        "l1": lambda: (a - b).abs().mean((1, 2, 3)),
+        "l2": lambda: (a - b).square().mean((1, 2, 3)),
+        "ms_dssim": lambda: (1 - ms_ssim(a, b)) / 2,
+        "laplacian": lambda: laplacian_difference(a, b),
+        "gradient": lambda: gradient_difference(a, b),
+    }
+    return values[term]()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_term_alone(term: str) -> None:
+    a, b = pair()
+    found = loss_per_image(a, b, only(**{term: 3.0}))
+    torch.testing.assert_close(found, alone(term, a, b))
+    assert (found > 0.01).all()
+    torch.testing.assert_close(loss_per_image(a, a, only(**{term: 1.0})), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_all_terms_together_are_their_weighted_mean() -> None:
+    a, b = pair()
+    weights = {term: float(k) for k, term in enumerate(TERMS, 1)}
+    expected = sum(weight * alone(term, a, b) for term, weight in weights.items()) / 21
+    torch.testing.assert_close(loss_per_image(a, b, LossConfig(**weights)), expected)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_values_outside_the_range_are_punished(term: str) -> None:
+    """A prediction is not clipped for the loss, else there would be no way back."""
+    target = 0.98 + 0.02 * torch.rand(1, 3, 48, 48)
+    prediction = (target + 0.1 + 0.4 * torch.rand_like(target)).requires_grad_()
+    loss_per_image(prediction, target, only(**{term: 1.0})).sum().backward()
+    assert prediction.grad.abs().mean() > 0
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_weight_below_zero_is_refused_with_its_key(term: str) -> None:
+    weights = dict.fromkeys(TERMS, 1.0) | {term: -0.5}
+    with pytest.raises(
+        ValueError, match=rf"train\.lvln_warp\.loss\.{term}: -0\.5 is out of range; allowed: at least 0"
+    ):
+        from_dict(weights, LossConfig, where="train.lvln_warp.loss")
