@@ -93,8 +93,9 @@ def real_data() -> list[str]:
 def ablations() -> list[str]:
     found = read("benchmarks/ablations.json")
     lines = [
-        "| lever | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share |",
-        "|---|---|---|---|---|---|",
+        "| lever | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share "
+        "| first prediction is most like frame |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
         cells = []
@@ -108,6 +109,7 @@ def ablations() -> list[str]:
             values = row[metric]
             spread = max(value["std"] for value in values.values())
             cells.append(f"{steps({k: value['mean'] for k, value in values.items()}, digits)} ± {spread:.{digits}f}")
+        cells.append(", ".join(map(str, sorted(set(row["first_resembles"])))))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

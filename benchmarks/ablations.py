@@ -3,11 +3,12 @@
     python -m benchmarks.ablations [--shards data/shards] [--seeds 0 1 2] [--out benchmarks/ablations.json]
 
 A row is section train.lvln_warp of params.yaml with one change, what `dvc exp run -S train.lvln_warp.<key>=<value>`
-does, trained on CURRICULUM, which is shorter than the section's own. A run that is there already (runs/ablations) is
-not done again. Writes mean and standard deviation over the seeds; README's table is made of it.
+does, trained on CURRICULUM, which is shorter than the section's own. A run that is there already (runs/ablations),
+of the same code and data, is not done again. Writes mean and standard deviation over the seeds; README's table is made of it.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping
@@ -87,19 +88,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/ablations.json"))
     arguments = parser.parse_args()
     evaluation = load_section("params.yaml", "evaluate", EvaluateConfig)
+    digest = hashlib.sha256(repr(evaluation).encode())
+    for file in (*sorted(Path("pipeline").rglob("*.py")), *sorted(arguments.shards.rglob("*.tar"))):
+        digest.update(file.read_bytes())
     found: dict[str, list[dict]] = {row: [] for row in ROWS}
     for seed in arguments.seeds:
         for number, (row, changes) in enumerate(ROWS.items()):
             config = changed(changes, seed=seed)
             folder = RUNS / f"{number}_{seed}"
             kept = RUNS / f"{number}_{seed}.json"
-            if not kept.exists() or json.loads(kept.read_text())["config"] != repr(config):
+            mark = f"{config!r} {digest.hexdigest()}"
+            if not kept.exists() or json.loads(kept.read_text())["made_of"] != mark:
                 print(f"seed {seed}: {row}", flush=True)
-                write_metrics(kept, {"config": repr(config), **run(config, evaluation, arguments.shards, folder)})
+                write_metrics(kept, {"made_of": mark, **run(config, evaluation, arguments.shards, folder)})
             found[row].append(json.loads(kept.read_text()))
     rows = {
         row: {
             "changes": ROWS[row],
+            "first_resembles": [resembled(table["resembles"]["1"]) for table in tables],  # of each seed
             **{metric: spread([table["model"][metric] for table in tables]) for metric in SHOWN},
         }
         for row, tables in found.items()
@@ -108,6 +114,11 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = {"curriculum": CURRICULUM, "device": device_name(device), "versions": environment()}
     write_metrics(arguments.out, {"rows": rows, "data": data, "made": made})
+
+
+def resembled(psnr: dict[str, float]) -> int:
+    """The frame of the clip, from 0, that a prediction is most like; {frame: PSNR}."""
+    return int(max(psnr, key=psnr.get))
 
 
 def spread(values: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -3,28 +3,32 @@
     python -m benchmarks.quality --model lvln_warp --shards DIR --out DIR [--minutes 4] [--encoder FILE]
 
 --shards: the decode stage's shards at 10 fps (train-*.tar, validation-*.tar, test-*.tar). Times some steps, trains for
-as many as fit the minutes (whole epochs, or a part of the clips where one is too long), and scores the test split.
+as many epochs as fit the minutes (or on a part of the clips, where one is too long), and scores the test split, or 100
+videos evenly of it.
 Writes OUT/evaluate_<model>.json, with what `dvc repro evaluate@<model>` gives but for the curriculum matrix, and how it
 was made; OUT/<model>.safetensors; and the pictures of the evaluate stage if there is matplotlib.
 """
 
 import argparse
 import dataclasses
+import shutil
 import time
-from itertools import cycle, islice
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import torch
+from lightning.fabric import Fabric
 
 from benchmarks.cases import add_case, make_config
 from benchmarks.measure import device_name, environment
-from pipeline.evaluation.score import EvaluateConfig, score
+from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, score
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.results import write_metrics
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.hardware import make_fabric
-from pipeline.training.loop import batches, phase_clips, train
+from pipeline.training.loop import batches, phase_clips, train, varied_batches
 from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
 from pipeline.video.clips import EpochOrder
@@ -32,6 +36,7 @@ from pipeline.video.shards import open_videos
 
 FPS = 10
 TIMED = 20  # steps, after as many that compile and warm up
+SCORED_VIDEOS = 100  # of the test split, evenly over it: so many are scored in well under a minute
 EVALUATION = EvaluateConfig(
     fps=FPS,
     horizon=3,
@@ -52,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=4.0, help="of training, the timed steps included")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training, compiling and timing included")
     parser.add_argument("--encoder", default="random", help="imagenet, random, or the path of a ResNet-18 state dict")
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes")
     add_case(parser, size="64x96", channels=64 if on_gpu else 16)
@@ -63,28 +68,36 @@ def main() -> None:
     torch.manual_seed(config.seed)
     net = build_net(given.model, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)
-    clips = len(phase_clips(config, given.shards)[0])
-    per_step = seconds_per_step(fabric, net, config, given.shards)
-    left = given.minutes * 60 - (time.perf_counter() - started)
-    config = fit(config, steps=int(left / per_step), clips=clips)
+    cost = measure(fabric, net, config, given.shards)
+    left = given.minutes * 60 - (time.perf_counter() - started) - cost.first  # which compiles once more
+    config = fit(config, cost, seconds=left)
 
     torch.manual_seed(config.seed)
     net = build_net(given.model, config.net, height=config.height, width=config.width)
     load_weights(net.encoder, config.encoder)
-    record, _ = train(fabric, net, config, {FPS: given.shards}, name=given.model, run=given.out / f"run_{given.model}")
+    run = given.out / f"run_{given.model}"
+    shutil.rmtree(run, ignore_errors=True)  # every call trains anew
+    record, _ = train(fabric, net, config, {FPS: given.shards}, name=given.model, run=run)
     trained = time.perf_counter() - started
     card = config.card(given.model, encoder)
     save_model(given.out / f"{given.model}.safetensors", net, card)
-    table, pictures = score(net, card, open_videos(given.shards, "test"), EVALUATION)
+    videos = open_videos(given.shards, "test")
+    videos = videos[:: -(-len(videos) // SCORED_VIDEOS)]
+    table, pictures = score(net, card, videos, EVALUATION)
     table["made"] = {
         "minutes": trained / 60,
         "steps": record.step,
-        "seconds_per_step": per_step,
+        "seconds_per_step": cost.step,
         "settings": dataclasses.asdict(config),
         "device": device_name(fabric.device),
         "versions": environment("torch", "torchvision", "lightning", "opencv-python-headless"),
     }
     write_metrics(given.out / f"evaluate_{given.model}.json", table)
+    for name in PREDICTORS:
+        if name in table:
+            values = zip(table[name]["psnr"].values(), table[name]["ssim"].values(), strict=True)
+            cells = (f"{psnr:.2f} dB {ssim:.4f}" for psnr, ssim in values)
+            print(f"{given.model}: {name:18}", " | ".join(cells))
     draw(given.out, given.model, vars(pictures))
 
 
@@ -93,7 +106,7 @@ def settings(given: argparse.Namespace) -> TrainConfig:
     changes: dict[str, object] = {"encoder": given.encoder}
     varied = {"stride": 1, "reverse": False, "flip": False, "crop": 1.0}
     if given.model == "lvln_warp":
-        varied |= {"reverse": True, "flip": True, "crop": 0.8}
+        varied |= {"reverse": True, "flip": True}
         loss = {"dssim": 0.4, "l1": 0.6, "l2": 0.0, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0}
         changes |= {"observed_loss": 0.5, "loss": loss}
     clips = {"step": 3, "fraction": 1.0, "overfit": 0, "workers": given.workers, "jpeg_decoder": "cpu", **varied}
@@ -102,31 +115,50 @@ def settings(given: argparse.Namespace) -> TrainConfig:
     return make_config(given, hardware=hardware, clips=clips, optimizer=optimizer, **changes)
 
 
-def seconds_per_step(fabric: object, net: torch.nn.Module, config: TrainConfig, shards: Path) -> float:
-    """Of the training loop, loading included, once it is compiled and warm. Trains `net` a little."""
+@dataclass(frozen=True)
+class Cost:
+    """Seconds: until TIMED steps are done for the first time; of a step after that, loading included; of an epoch
+    beside its steps. clips: of an epoch."""
+
+    first: float
+    step: float
+    epoch: float
+    clips: int
+
+
+def measure(fabric: Fabric, net: torch.nn.Module, config: TrainConfig, shards: Path) -> Cost:
+    """As the training loop does it. Trains `net` a little."""
+    clips, held_back = phase_clips(config, shards)
+    begun = time.perf_counter()
     step = Step(fabric, net, config)
-    clips, _ = phase_clips(config, shards)
-    order = EpochOrder(len(clips), config.batch)
-    endless = (batch for _ in cycle([None]) for batch in batches(clips, order, config.clips, fabric.device))
-    for number, batch in enumerate(islice(endless, 2 * TIMED)):
-        if number == TIMED:
-            float(values.sum())  # noqa: F821 (the device has done all so far)
-            started = time.perf_counter()
+    epochs = (EpochOrder(len(clips), config.batch, epoch=epoch) for epoch in count())
+    endless = (batch for order in epochs for batch in varied_batches(clips, order, config, fabric.device, epoch=0))
+    marks = []
+    for number, batch in enumerate(islice(endless, 2 * TIMED), start=1):
         values = step(batch, lr=1e-6, clips_of_all=len(batch))
-    float(values.sum())
+        if number % TIMED == 0:
+            float(values.sum())  # waits for the device
+            marks.append(time.perf_counter())
+    endless.close()
+    before = time.perf_counter()
+    for batch in batches(held_back, EpochOrder(len(held_back), config.batch), config.clips, fabric.device):
+        float(step.evaluate(batch).sum())
+    next(varied_batches(clips, EpochOrder(len(clips), config.batch), config, fabric.device, epoch=0))  # starts workers
     net.encoder.fuse(None)
-    return (time.perf_counter() - started) / TIMED
+    return Cost(marks[0] - begun, (marks[1] - marks[0]) / TIMED, time.perf_counter() - before, len(clips))
 
 
-def fit(config: TrainConfig, *, steps: int, clips: int) -> TrainConfig:
-    """The config with as many epochs as make at most so many steps, at least one; or with fewer clips an epoch."""
-    if steps < 1:
+def fit(config: TrainConfig, cost: Cost, *, seconds: float) -> TrainConfig:
+    """The config with as many epochs as the time allows, at least one; or with a part of the clips for one epoch."""
+    per_epoch = -(-cost.clips // config.batch)
+    epochs = int(seconds / (per_epoch * cost.step + cost.epoch))
+    if epochs >= 1:
+        return dataclasses.replace(config, curriculum=(Phase(FPS, epochs),))
+    part = (seconds - cost.epoch) / (per_epoch * cost.step)
+    if part <= 0:
         raise ValueError("no time is left to train after the timed steps; give more --minutes")
-    per_epoch = -(-clips // config.batch)
-    if steps < per_epoch:
-        fewer = dataclasses.replace(config.clips, fraction=steps / per_epoch)
-        return dataclasses.replace(config, clips=fewer, curriculum=(Phase(FPS, 1),))
-    return dataclasses.replace(config, curriculum=(Phase(FPS, steps // per_epoch),))
+    fewer = dataclasses.replace(config.clips, fraction=part)
+    return dataclasses.replace(config, clips=fewer, curriculum=(Phase(FPS, 1),))
 
 
 def draw(out: Path, model: str, frames: dict[str, torch.Tensor]) -> None:

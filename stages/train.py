@@ -1,6 +1,7 @@
 """Stage train: shards -> models/<model>.safetensors, through the frame-rate curriculum."""
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -48,9 +49,11 @@ def main() -> None:
     if not fabric.is_global_zero:
         return
 
+    folder = Path(f"models/phases/{name}")
+    shutil.rmtree(folder, ignore_errors=True)  # of a longer curriculum, maybe
     for number, weights in enumerate(phases, start=1):
         net.load_state_dict(weights, strict=False)
-        save_model(Path(f"models/phases/{name}/{number}.safetensors"), net, card)
+        save_model(folder / f"{number}.safetensors", net, card)
     save_model(Path(f"models/{name}.safetensors"), net, card)
     write_table(Path(f"plots/train_{name}.csv"), record.curve)
     write_table(Path(f"plots/validation_{name}.csv"), record.validation)

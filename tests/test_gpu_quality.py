@@ -39,7 +39,7 @@ def test_both_models_are_trained_and_scored(shards: Path, tmp_path: Path) -> Non
         assert table["made"]["steps"] > 10
         assert table["made"]["minutes"] < 1.5
         assert {"1", "2", "3"} == set(table["model"]["psnr"]) == set(table["oracle"]["psnr_moving"])
-        assert f"{model}.json: copy_last" in done.stdout
+        assert f"{model}: copy_last" in done.stdout
         assert (tmp_path / "out" / f"{model}.safetensors").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The curriculum matrix: the weights with which each phase of the curriculum ended, scored at every frame rate.
+"""The curriculum matrix: the weights that scored best in each phase of the curriculum, at every frame rate.
 
 What a phase at 10 fps costs at 25 fps, and what the phases before it gave, can be read from it.
 """

@@ -3,6 +3,7 @@
 torchmetrics holds the learned weights of the layers; AlexNet's own, torchvision's file of 244 MB, are loaded here.
 """
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -27,7 +28,9 @@ class Lpips(nn.Module):
         if weights == "imagenet":
             others = "evaluate.lpips to its path, or to null"
             path = pretrained_file(AlexNet_Weights.IMAGENET1K_V1, wanted="evaluate.lpips imagenet", instead=others)
+        self.file = path.name
         try:
+            self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             state = torch.load(path, map_location="cpu", weights_only=True)
             # slice2.3.weight there is features.3.weight here
             own = self.net.net.state_dict()

@@ -92,17 +92,20 @@ def score(
                 kept.append((seeds[row].cpu(), targets[row].cpu(), raw[row].cpu()))
         position += len(images)
     data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps, "seeds": card.seeds}
+    if lpips:
+        data["lpips"] = {"weights": lpips.file, "sha256": lpips.sha256}
     table = _table(means, config) | {"data": data | _coverage(means, card, config)}
     return table, Pictures(*map(torch.stack, zip(*kept, strict=True)))
 
 
 def horizon_rows(table: Mapping[str, dict]) -> list[dict[str, object]]:
-    """The metrics with intervals against the step ahead, a row each: step, predictor, metric, value."""
+    """Every metric of every predictor against the step ahead, a row each: step, predictor, metric, value."""
     return [
         {"step": int(step), "predictor": predictor, "metric": metric, "value": value}
-        for metric in WITH_INTERVALS
         for predictor in PREDICTORS
-        for step, value in table.get(predictor, {}).get(metric, {}).items()
+        for metric, values in sorted(table.get(predictor, {}).items())
+        if not metric.endswith(("_low", "_high"))
+        for step, value in values.items()
     ]
 
 
@@ -116,7 +119,8 @@ def _values(
     before = images[:, card.seeds - 1 : -1].flatten(0, 1)
     moving = moving_pixels(truth, before, threshold=config.moving_threshold).float()
     regions = torch.stack([torch.ones_like(moving), moving])  # (2, B·K, H, W)
-    found = {"truth": {**_artifacts(truth), "moving": moving.mean((1, 2))}}
+    still = (truth == seeds[:, -1].repeat_interleave(shape[1], 0)).flatten(1).all(1)
+    found = {"truth": {**_artifacts(truth), "moving": moving.mean((1, 2)), "still": still.float()}}
     for name, predictions in {"model": raw, **baselines(seeds, targets)}.items():
         frames = predictions.flatten(0, 1)
         shown = frames.clamp(0, 1)
@@ -184,4 +188,7 @@ def _coverage(means: Mapping[str, GroupMeans], card: ModelCard, config: Evaluate
         "share": steps(means["truth"].mean("moving")),  # of all pixels
         "frames": {str(k + 1): int(frames) for k, frames in enumerate(counted)},  # that have a moving pixel
     }
-    return {"groups": groups, "moving": moving, "absent": missing}
+    # Copying them is perfect, and each counts PSNR_CAP.
+    still = means["truth"].mean("still") * means["truth"].count("still")
+    equal = {str(k + 1): round(frames) for k, frames in enumerate(still.tolist())}
+    return {"groups": groups, "moving": moving, "equal_to_last_seed": equal, "absent": missing}

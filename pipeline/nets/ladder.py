@@ -51,7 +51,7 @@ class Ladder(nn.Module):
 
     block: decoder_block but for the channels in: (channels_in, **choices) -> one. base: channels that it passes on (64
     in the report). height, width: of the frames, in pixels. head: what `climb` reaches -> the frame at full resolution,
-    in the encoder's normalised range.
+    in the encoder's normalised range (a variant with a `decode` of its own may use it otherwise).
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from pipeline.nets.ladder import LEVELS, Ladder, States
-from pipeline.nets.rollout import predict
+from pipeline.nets.rollout import Feeding, predict
 
 
 def make_loggers(run: Path, *, name: str, wandb: Literal["disabled", "offline", "online"]) -> list[Logger]:
@@ -45,13 +45,13 @@ def show(loggers: Sequence[Logger], pictures: Mapping[str, Tensor], step: int) -
 
 
 @torch.no_grad()
-def draw(net: Ladder, clips: Tensor, *, seeds: int, clip_feedback: bool) -> dict[str, Tensor]:
+def draw(net: Ladder, clips: Tensor, *, seeds: int, clip_feedback: bool, feeding: Feeding) -> dict[str, Tensor]:
     """Pictures (3, H, W) of the network as it is: its predictions, and `filters` for the first clip. clips
     (N, T, 3, H, W), seeds and targets."""
     training = net.training
     net.eval()
     horizon = clips.shape[1] - seeds
-    predictions, _ = predict(net, clips[:, :seeds], horizon=horizon, clip_feedback=clip_feedback)
+    predictions, _ = predict(net, clips[:, :seeds], horizon=horizon, clip_feedback=clip_feedback, feeding=feeding)
     watched = []
     states = None
     for frame in clips[:1].unbind(1):

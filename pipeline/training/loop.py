@@ -142,10 +142,8 @@ class _Training:
         if progress.step == 0 and progress.batch == 0:
             self.draw(held_back)
         order = self.order(clips, seed=config.seed, epoch=number, first=progress.batch)
-        drawn = {"seed": config.seed, "epoch": number}
-        loaded = batches(clips.varied(config.clips, **drawn), order, config.clips, self.fabric.device)
-        for batch, indices, clips_of_all in zip(loaded, order.batches, order.sizes, strict=True):
-            batch = vary_pixels(batch, indices, config.clips, **drawn)
+        varied = varied_batches(clips, order, config, self.fabric.device, epoch=number)
+        for batch, indices, clips_of_all in zip(varied, order.batches, order.sizes, strict=True):
             own = own_frames(config, progress.step, indices, epoch=number)
             if own is not None:
                 own = torch.from_numpy(own).to(self.fabric.device, non_blocking=True)
@@ -209,7 +207,8 @@ class _Training:
         clips = torch.stack([held_back[i] for i in range(min(PICTURED, len(held_back)))]).to(self.fabric.device)
         images = as_images(clips, height=config.height, width=config.width)
         with self.fabric.autocast():
-            pictures = draw(self.step.kept, images, seeds=config.seeds, clip_feedback=config.clip_feedback)
+            options = {"clip_feedback": config.clip_feedback, "feeding": config.feeding}
+            pictures = draw(self.step.kept, images, seeds=config.seeds, **options)
         show(self.fabric.loggers, pictures, self.progress.step)
 
     def order(self, clips: Clips, **choices: Any) -> EpochOrder:
@@ -360,6 +359,16 @@ def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
         return clips, clips
     limit = config.early_stopping.validation_clips
     return clips, Clips(open_videos(folder, "validation"), length=length, step=step, at_most=limit, seed=config.seed)
+
+
+def varied_batches(
+    clips: Clips, order: EpochOrder, config: TrainConfig, device: torch.device, *, epoch: int
+) -> Iterator[Tensor]:
+    """Batches to train on: `batches` of the clips as this epoch varies them."""
+    drawn = {"seed": config.seed, "epoch": epoch}
+    loaded = batches(clips.varied(config.clips, **drawn), order, config.clips, device)
+    for batch, indices in zip(loaded, order.batches, strict=True):
+        yield vary_pixels(batch, indices, config.clips, **drawn)
 
 
 def batches(clips: Clips, order: EpochOrder, config: ClipsConfig, device: torch.device) -> Iterator[Tensor]:

@@ -80,6 +80,8 @@ class Step:
             # Else the backward is traced under the forward's autocast, and the float32 products of SSIM get gradients
             # in bf16. Global, since compilation is put off until the first call.
             torch._functorch.config.backward_pass_autocast = "off"
+            # A graph each for the two sizes of a phase's batches, with and without scheduled sampling.
+            torch._dynamo.config.recompile_limit = 64
             mode = "reduce-overhead" if fabric.device.type == "cuda" else "default"  # the first: with CUDA graphs
             fast = torch.compile(self.routine, mode=mode, fullgraph=True, dynamic=False)
         self.model, self.optimizer = fabric.setup(fast, optimizer)
