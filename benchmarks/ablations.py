@@ -3,8 +3,8 @@
     python -m benchmarks.ablations [--shards data/shards] [--seeds 0 1 2] [--out benchmarks/ablations.json]
 
 A row is section train.lvln_warp of params.yaml with one change, what `dvc exp run -S train.lvln_warp.<key>=<value>`
-does, trained on CURRICULUM, which is shorter than the section's own. A run that is there already (runs/ablations),
-of the same code and data, is not done again. Writes mean and standard deviation over the seeds; README's table is made of it.
+does, trained on CURRICULUM, which is shorter than the section's own. A run that is there already (runs/ablations), of
+the same code and data, is not done again. Writes mean and standard deviation over the seeds, for README's table.
 """
 
 import argparse
