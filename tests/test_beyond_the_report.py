@@ -28,6 +28,7 @@ from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import STATE, phase_clips, train
 from pipeline.training.losses import loss_per_image
 from pipeline.training.step import Routine, Step, own_frames, trained_weights
+from pipeline.video.clips import EpochOrder, vary_pixels
 from tests.test_ranks import assert_equal, finish, losses, results, start, trainable
 from tests.test_training import CLIPS, ROOT, SETTINGS, Runs
 from tests.videos import write_shard
@@ -230,6 +231,35 @@ def test_the_kept_weights_are_a_running_mean(shards: Path, tmp_path: Path, monke
     assert record.validation[0]["loss"] == pytest.approx(loss(), rel=1e-5)
     net.load_state_dict(history[-1], strict=False)
     assert record.validation[0]["loss"] != pytest.approx(loss(), rel=1e-5)
+
+
+def test_every_step_gets_the_clips_and_the_mask_of_its_epoch(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the loop hands to each step, against the clips read one by one and varied alone."""
+    settings, given, original = config(), [], Step.__call__
+
+    def step(self: Step, clips: Tensor, **choices: Any) -> Tensor:
+        given.append((clips.clone(), choices["own"]))
+        return original(self, clips, **choices)
+
+    monkeypatch.setattr(Step, "__call__", step)
+    run(settings, shards, tmp_path)
+    expected = []
+    for epoch in range(3):
+        clips, _ = phase_clips(settings, shards)
+        key = {"seed": settings.seed, "epoch": epoch}
+        varied = clips.varied(settings.clips, **key)
+        for indices in EpochOrder(len(clips), settings.batch, **key).batches:
+            alone = [vary_pixels(varied[i][None], [i], settings.clips, **key) for i in indices]
+            expected.append((torch.cat(alone), own_frames(settings, len(expected), indices, epoch=epoch)))
+    assert len(given) == len(expected) == STEPS
+    for (clips, own), (same_clips, same_own) in zip(given, expected, strict=True):
+        assert torch.equal(clips, same_clips)
+        assert (own is None) == (same_own is None)
+        assert own is None or np.array_equal(own.numpy(), same_own)
+    assert given[4][1] is not None
+    assert given[5][1] is None
 
 
 def test_batch_norms_statistics_go_with_the_mean(shards: Path, tmp_path: Path) -> None:
