@@ -28,7 +28,12 @@ def small_net(name: str) -> Ladder:
     return net.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", MODELS)
+FAST = ("lvln", "lvln_warp")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_the_exported_step_is_the_step(name: str, tmp_path: Path) -> None:
     """Saved, loaded, and called with its own outputs, as a user does; for batches that it was not made with."""
     net = small_net(name)
