@@ -93,12 +93,12 @@ def real_data() -> list[str]:
 def ablations() -> list[str]:
     found = read("benchmarks/ablations.json")
     lines = [
-        "| lever | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share "
+        "| lever | runs | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share "
         "| first prediction is most like frame |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
-        cells = []
+        cells = [str(row["runs"])]
         for metric, digits in (
             ("psnr", 2),
             ("ssim", 4),

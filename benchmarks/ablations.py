@@ -105,6 +105,7 @@ def main() -> None:
     rows = {
         row: {
             "changes": ROWS[row],
+            "runs": len(tables),
             "first_resembles": [resembled(table["resembles"]["1"]) for table in tables],  # of each seed
             **{metric: spread([table["model"][metric] for table in tables]) for metric in SHOWN},
         }

@@ -146,7 +146,7 @@ def test_the_whole_table(videos: list) -> None:
     assert table["data"]["absent"].keys() == {"lpips"}
     assert 0 < table["data"]["moving"]["share"]["1"] < 0.5
     rows = horizon_rows(table)
-    assert len(rows) == len(ranged) * len(PREDICTORS) * 3
+    assert len(rows) == len(metrics) * len(PREDICTORS) * 3
     assert {"step": 2, "predictor": "oracle", "metric": "psnr", "value": table["oracle"]["psnr"]["2"]} in rows
 
 
