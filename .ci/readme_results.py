@@ -97,7 +97,7 @@ def ablations() -> list[str]:
         "| first prediction is most like frame |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in found["rows"].items():
+    for name, row in sorted(found["rows"].items(), key=lambda item: item[1]["number"]):
         cells = [str(row["runs"])]
         for metric, digits in (
             ("psnr", 2),

@@ -104,12 +104,13 @@ def main() -> None:
             found[row].append(json.loads(kept.read_text()))
     rows = {
         row: {
+            "number": number,
             "changes": ROWS[row],
             "runs": len(tables),
             "first_resembles": [resembled(table["resembles"]["1"]) for table in tables],  # of each seed
             **{metric: spread([table["model"][metric] for table in tables]) for metric in SHOWN},
         }
-        for row, tables in found.items()
+        for number, (row, tables) in enumerate(found.items())
     }
     data = found["as it is"][0]["data"] | {"split": "validation", "seeds_of_training": arguments.seeds}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
