@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from pipeline.evaluation.own_video import BORDER, open_own_video, predict_video
+from pipeline.nets.build import build_net
 from pipeline.nets.rollout import predict
 from pipeline.training.losses import LossConfig
-from pipeline.training.model_file import ModelCard, build_net, load_model, save_model
+from pipeline.training.model_file import ModelCard, load_model, save_model
 from pipeline.video.encode import mp4_writer
 from stages.entry import run
 from stages.predict import main
@@ -61,7 +62,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = {"width": 4, "upsample": "bilinear"}
     card = ModelCard("lvln", net, HEIGHT, WIDTH, SEEDS, 3, "first_output", True, LossConfig(1, 0, 0), {})
     torch.manual_seed(1)
-    net = build_net(card)
+    net = build_net("lvln", card.net, height=HEIGHT, width=WIDTH)
     with torch.no_grad():
         net.head[0].weight.mul_(20)
     save_model(file, net, card)
