@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.evaluation.score import PREDICTORS
-from pipeline.params import read_yaml
+from pipeline.params import MODELS, read_yaml
 from tests.import_closure import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-MODELS = ("lvln", "one_frame", "full_res")
 CHOICES = ("deepest", "subsample", "combined")
 ALL = {
     "fetch",
@@ -142,6 +141,7 @@ def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, va
     ("file", "expected"),
     [
         ("pipeline/nets/full_res.py", {"train@full_res", "evaluate@full_res"}),
+        ("pipeline/nets/lvln_warp.py", {"train@lvln_warp", "evaluate@lvln_warp"}),
         ("pipeline/evaluation/figures.py", {f"evaluate@{model}" for model in MODELS}),
         ("pipeline/probe/classifier.py", PROBES),
         ("pipeline/video/motions.py", {"fetch"}),
