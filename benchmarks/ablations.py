@@ -114,7 +114,12 @@ def main() -> None:
     }
     data = found["as it is"][0]["data"] | {"split": "validation", "seeds_of_training": arguments.seeds}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    made = {"curriculum": CURRICULUM, "device": device_name(device), "versions": environment()}
+    made = {
+        "curriculum": CURRICULUM,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": environment("torch", "torchvision", "lightning", "opencv-python-headless"),
+    }
     write_metrics(arguments.out, {"rows": rows, "data": data, "made": made})
 
 

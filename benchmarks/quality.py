@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 
-from benchmarks.cases import add_case, make_config
+from benchmarks.cases import PLAIN_CLIPS, add_case, make_config
 from benchmarks.measure import device_name, environment
 from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, score
 from pipeline.nets.build import build_net
@@ -104,9 +104,9 @@ def main() -> None:
 def settings(given: argparse.Namespace) -> TrainConfig:
     """The case's, with what presets/ucf101.yaml has beyond it for lvln_warp."""
     changes: dict[str, object] = {"encoder": given.encoder}
-    varied = {"stride": 1, "reverse": False, "flip": False, "crop": 1.0}
+    varied = PLAIN_CLIPS
     if given.model == "lvln_warp":
-        varied |= {"reverse": True, "flip": True}
+        varied = PLAIN_CLIPS | {"reverse": True, "flip": True}
         loss = {"dssim": 0.4, "l1": 0.6, "l2": 0.0, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0}
         changes |= {"observed_loss": 0.5, "loss": loss}
     clips = {"step": 3, "fraction": 1.0, "overfit": 0, "workers": given.workers, "jpeg_decoder": "cpu", **varied}
