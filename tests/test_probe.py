@@ -12,7 +12,7 @@ from pipeline.nets.rollout import predict
 from pipeline.probe.classifier import ProbeConfig, Subset, chance, read_features, run_probe, summarise, top_k
 from pipeline.probe.features import extract, select, watch
 from pipeline.training.losses import LossConfig
-from pipeline.training.model_file import ModelCard
+from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import as_images
 from pipeline.video.shards import open_videos
 from tests.test_nets import VARIANTS, small

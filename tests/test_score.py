@@ -20,7 +20,8 @@ from pipeline.evaluation.perceptual import Lpips
 from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, horizon_rows, score
 from pipeline.params import read_yaml
 from pipeline.training.losses import LossConfig
-from pipeline.training.model_file import ModelCard, save_model
+from pipeline.training.model_card import ModelCard
+from pipeline.training.model_file import save_model
 from pipeline.video.clips import Clips
 from pipeline.video.shards import RATES, open_videos
 from tests.import_closure import ROOT

@@ -31,7 +31,8 @@ from pipeline.training.hardware import make_fabric, pick_precision
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, phase_clips, train
 from pipeline.training.losses import LossConfig
-from pipeline.training.model_file import ModelCard, load_model, save_model
+from pipeline.training.model_card import ModelCard
+from pipeline.training.model_file import load_model, save_model
 from pipeline.training.step import Readings, Step, learning_rate
 from pipeline.video.shards import RATES
 from tests.videos import stored_video

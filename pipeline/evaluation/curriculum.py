@@ -16,7 +16,7 @@ from pipeline.evaluation.score import EvaluateConfig, steps
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.training.losses import ssim
-from pipeline.training.model_file import ModelCard
+from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import Clips, EpochOrder, as_images, load
 from pipeline.video.shards import StoredVideo
 

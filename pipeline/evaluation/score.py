@@ -22,7 +22,7 @@ from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.params import Above, AtLeast, Below, Between
 from pipeline.training.losses import loss_per_image
-from pipeline.training.model_file import ModelCard
+from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import Clips, EpochOrder, as_images, load
 from pipeline.video.shards import StoredVideo
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pipeline.nets.encoder import TAPS
 from pipeline.nets.ladder import LEVELS, Ladder, States
 from pipeline.params import AtLeast
-from pipeline.training.model_file import ModelCard
+from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import as_images, read_frames
 from pipeline.video.shards import StoredVideo
 

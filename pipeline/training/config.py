@@ -7,7 +7,7 @@ from pipeline.nets.rollout import Feeding
 from pipeline.params import Above, AtLeast, Below, Between, MultipleOf
 from pipeline.training.hardware import HardwareConfig
 from pipeline.training.losses import LossConfig
-from pipeline.training.model_file import ModelCard
+from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import ClipsConfig
 
 

@@ -5,7 +5,7 @@ build the network and use it as it was trained. (Several metadata entries would 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,26 +13,8 @@ from safetensors.torch import save_file
 
 from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.rollout import Feeding
 from pipeline.training.losses import LossConfig
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model file says of itself. model: the variant, a module of pipeline.nets; net: its Config as a dict;
-    height, width: of the frames; seeds, horizon: frames in and frames predicted in training; encoder: what
-    load_weights returned."""
-
-    model: str
-    net: dict
-    height: int
-    width: int
-    seeds: int
-    horizon: int
-    feeding: Feeding
-    clip_feedback: bool
-    loss: LossConfig
-    encoder: dict
+from pipeline.training.model_card import ModelCard
 
 
 def save_model(path: Path, net: Ladder, card: ModelCard) -> None:
