@@ -73,7 +73,7 @@ def run(config: TrainConfig, evaluation: EvaluateConfig, shards: Path, folder: P
     net = build_net(NAME, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)
     train(fabric, net, config, {rate: shards / str(rate) for rate in RATES}, name=NAME, run=folder)
-    card = config.card(NAME, encoder)
+    card = config.card(NAME, encoder, held_back="")
     table, _ = score(net, card, open_videos(shards / str(evaluation.fps), "validation"), evaluation)
     for file in folder.iterdir():
         if file.is_file():

@@ -32,7 +32,7 @@ from pipeline.training.loop import batches, phase_clips, train, varied_batches
 from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
 from pipeline.video.clips import EpochOrder
-from pipeline.video.shards import open_videos
+from pipeline.video.shards import names_digest, open_videos
 
 FPS = 10
 TIMED = 20  # steps, after as many that compile and warm up
@@ -79,9 +79,9 @@ def main() -> None:
     shutil.rmtree(run, ignore_errors=True)  # every call trains anew
     record, _ = train(fabric, net, config, {FPS: given.shards}, name=given.model, run=run)
     trained = time.perf_counter() - started
-    card = config.card(given.model, encoder)
-    save_model(given.out / f"{given.model}.safetensors", net, card)
     videos = open_videos(given.shards, "test")
+    card = config.card(given.model, encoder, held_back=names_digest(videos))
+    save_model(given.out / f"{given.model}.safetensors", net, card)
     videos = videos[:: -(-len(videos) // SCORED_VIDEOS)]
     table, pictures = score(net, card, videos, EVALUATION)
     table["made"] = {

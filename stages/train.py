@@ -19,7 +19,7 @@ from pipeline.training.interruption import stop_with_parent
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, train
 from pipeline.training.model_file import save_model
-from pipeline.video.shards import RATES
+from pipeline.video.shards import RATES, names_digest, open_videos
 from stages.entry import matrix_item, run
 
 PARENT = "TRAIN_PARENT"  # in the environment of the ranks: the process that started them
@@ -43,8 +43,9 @@ def main() -> None:
     )
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
     net = build_net(name, config.net, height=config.height, width=config.width)
-    card = config.card(name, load_weights(net.encoder, config.encoder))
+    encoder = load_weights(net.encoder, config.encoder)
     shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
+    card = config.card(name, encoder, held_back=names_digest(open_videos(shards[RATES[0]], "test")))
     record, phases = train(fabric, net, config, shards, name=name, run=run_folder)
     if not fabric.is_global_zero:
         return

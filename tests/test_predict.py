@@ -61,7 +61,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random network whose predictions differ from frame to frame."""
     file = tmp_path_factory.mktemp("models") / "lvln.safetensors"
     net = {"width": 4, "upsample": "bilinear"}
-    card = ModelCard("lvln", net, HEIGHT, WIDTH, SEEDS, 3, "first_output", True, LossConfig(1, 0, 0), {})
+    card = ModelCard("lvln", net, HEIGHT, WIDTH, SEEDS, 3, "first_output", True, LossConfig(1, 0, 0), {}, "")
     torch.manual_seed(1)
     net = build_net("lvln", card.net, height=HEIGHT, width=WIDTH)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pipeline.video.clips import as_images
 from pipeline.video.shards import open_videos
 from tests.test_nets import VARIANTS, small
 
-CARD = ModelCard("lvln", {}, 32, 32, 3, 3, "first_output", True, LossConfig(1, 1, 1), {})
+CARD = ModelCard("lvln", {}, 32, 32, 3, 3, "first_output", True, LossConfig(1, 1, 1), {}, "")
 CONFIG = ProbeConfig(
     hidden=32,
     batch_norm=True,

@@ -42,7 +42,7 @@ CONFIG = EvaluateConfig(
     pictures=2,
     device="cpu",
 )
-CARD = ModelCard("lvln", {}, 32, 32, 3, 3, "first_output", True, LossConfig(0, 1, 0), {})
+CARD = ModelCard("lvln", {}, 32, 32, 3, 3, "first_output", True, LossConfig(0, 1, 0), {}, "")
 METRICS = {"psnr", "ssim", "ms_ssim", "l1", "gradient_difference"}
 
 

@@ -79,7 +79,7 @@ def config(**changes: object) -> TrainConfig:
 def card(settings: TrainConfig) -> ModelCard:
     size = (settings.height, settings.width)
     return ModelCard(
-        "lvln", settings.net, *size, settings.seeds, settings.horizon, "first_output", True, settings.loss, {"a": 1}
+        "lvln", settings.net, *size, settings.seeds, settings.horizon, "first_output", True, settings.loss, {"a": 1}, ""
     )
 
 

@@ -75,8 +75,8 @@ class TrainConfig:
     checkpoint_minutes: Annotated[float, Above(0)]
     wandb: Literal["disabled", "offline", "online"]
 
-    def card(self, model: str, encoder: dict) -> ModelCard:
-        """What the model file of this run says; encoder: what load_weights returned."""
+    def card(self, model: str, encoder: dict, *, held_back: str) -> ModelCard:
+        """What the model file of this run says; see ModelCard."""
         return ModelCard(
             model,
             self.net,
@@ -88,6 +88,7 @@ class TrainConfig:
             self.clip_feedback,
             self.loss,
             encoder,
+            held_back,
         )
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from pipeline.training.losses import LossConfig
 class ModelCard:
     """What a model file says of itself. model: the variant, a module of pipeline.nets; net: its Config as a dict;
     height, width: of the frames; seeds, horizon: frames in and frames predicted in training; encoder: what
-    load_weights returned."""
+    load_weights returned; held_back: names_digest of the test videos, which training did not see."""
 
     model: str
     net: dict
@@ -22,3 +22,4 @@ class ModelCard:
     clip_feedback: bool
     loss: LossConfig
     encoder: dict
+    held_back: str

@@ -9,6 +9,7 @@ So a shard is read by plain `webdataset`, in order; and through the offsets any 
 which is what StoredVideo does. Writing and reading stream: neither holds a whole video.
 """
 
+import hashlib
 import io
 import json
 import tarfile
@@ -126,6 +127,11 @@ def open_videos(folder: Path, split: str) -> list[StoredVideo]:
     if not shards:
         raise ValueError(f"no shard {split}-*.tar in {folder}; make them with: dvc repro decode")
     return [video for shard in shards for video in open_shard(shard)]
+
+
+def names_digest(videos: Iterable[StoredVideo]) -> str:
+    """sha256 of the videos' keys, whatever their order: which videos these are."""
+    return hashlib.sha256("\n".join(sorted(video.key for video in videos)).encode()).hexdigest()
 
 
 def open_shard(shard: Path) -> list[StoredVideo]:
