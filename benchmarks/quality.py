@@ -110,7 +110,7 @@ def settings(given: argparse.Namespace) -> TrainConfig:
         loss = {"dssim": 0.4, "l1": 0.6, "l2": 0.0, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0}
         changes |= {"observed_loss": 0.5, "loss": loss}
     clips = {"step": 3, "fraction": 1.0, "overfit": 0, "workers": given.workers, "jpeg_decoder": "cpu", **varied}
-    optimizer = {"lr": 5e-4, "weight_decay": 0.01, "warmup_steps": 200, "clip_norm": 1.0, "ema": 0.0}
+    optimizer = {"kind": "adamw", "lr": 5e-4, "weight_decay": 0.01, "warmup_steps": 200, "clip_norm": 1.0, "ema": 0.0}
     hardware = {"precision": "auto", "compile": "auto"}
     return make_config(given, hardware=hardware, clips=clips, optimizer=optimizer, **changes)
 

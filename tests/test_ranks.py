@@ -33,7 +33,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CHANGES = {  # of the settings of test_training.py
     "clips": CLIPS | {"fraction": 0.125},
     "curriculum": [{"fps": 10, "epochs": 2}],
-    "optimizer": {"lr": 0.001, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0},
+    "optimizer": {"kind": "adamw", "lr": 0.001, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0},
 }
 SIZES = {8: [8] * 6, 7: [7] * 6 + [6]}  # of the batches of an epoch, by the setting `batch`
 

@@ -64,7 +64,7 @@ SETTINGS = {
     "curriculum": [{"fps": 15, "epochs": 1}, {"fps": 10, "epochs": 2}],
     "batch": 8,
     "loss": {"dssim": 1.0, "l1": 1.0, "l2": 0.0, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0},
-    "optimizer": {"lr": 0.003, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0},
+    "optimizer": {"kind": "adamw", "lr": 0.003, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0},
     "early_stopping": {"patience": 0, "validation_clips": 8},
     "hardware": HARDWARE,
     "checkpoint_minutes": 1000.0,
@@ -205,7 +205,19 @@ def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path,
     ("change", "reused"),
     [
         ({"seed": 1}, False),
-        ({"optimizer": {"lr": 0.001, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0}}, False),
+        (
+            {
+                "optimizer": {
+                    "kind": "adamw",
+                    "lr": 0.001,
+                    "weight_decay": 0.01,
+                    "warmup_steps": 2,
+                    "clip_norm": 1.0,
+                    "ema": 0.0,
+                }
+            },
+            False,
+        ),
         (
             {"clips": {"step": 5, "fraction": 0.25, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu", **PLAIN_CLIPS}},
             False,
@@ -268,7 +280,7 @@ def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
     """With a learning rate that is practically zero nothing improves beyond the first epochs."""
     settings = config(
         curriculum=[{"fps": 10, "epochs": 30}],
-        optimizer={"lr": 1e-12, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1.0, "ema": 0.0},
+        optimizer={"kind": "adamw", "lr": 1e-12, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1.0, "ema": 0.0},
         early_stopping={"patience": 2, "validation_clips": 8},
     )
     _, record = run(settings, shards, tmp_path)
@@ -278,7 +290,7 @@ def test_early_stopping_ends_a_phase(shards: Path, tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_is_held_and_falls_along_a_cosine() -> None:
-    settings = OptimizerConfig(lr=0.1, weight_decay=0, warmup_steps=4, clip_norm=1, ema=0.0)
+    settings = OptimizerConfig(kind="adamw", lr=0.1, weight_decay=0, warmup_steps=4, clip_norm=1, ema=0.0)
     rates = [learning_rate(settings, step, decay_from=0, total=24) for step in range(24)]
     assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert rates[14] == pytest.approx(0.05)
@@ -293,7 +305,9 @@ def test_learning_rate_warms_up_is_held_and_falls_along_a_cosine() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_phase(shards: Path, tmp_path: Path) -> None:
-    settings = config(optimizer={"lr": 1e30, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e30, "ema": 0.0})
+    settings = config(
+        optimizer={"kind": "adamw", "lr": 1e30, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e30, "ema": 0.0}
+    )
     with pytest.raises(FloatingPointError, match=r"loss \S+, gradient norm \S+ at step \d+, phase 1/2 \(15 fps\)"):
         run(settings, shards, tmp_path)
 

@@ -21,9 +21,9 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 FLOW_SIDE = 128  # frames with a shorter side are enlarged for the flow, whose patches are 8 × 8 pixels
 
 
-def baselines(seeds: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def baselines(seeds: Tensor, targets: Tensor, *, flow: bool = True) -> dict[str, Tensor]:
     """Predictions (B, K, C, H, W) of the targets (B, K, C, H, W) by each baseline that the seeds (B, T, C, H, W) allow:
-    `absent` names the others.
+    `absent` names the others. flow: with those that need optical flow.
 
     copy_last: the last seed; mean_of_two: the mean of the last two. constant_velocity: with b the flow from the last
     seed x to the one before it, frame k ahead is x(p + k·b(p)): what moved goes on moving. half_velocity: k·b/2.
@@ -33,24 +33,24 @@ def baselines(seeds: Tensor, targets: Tensor) -> dict[str, Tensor]:
     found = {"copy_last": copy_last(seeds, horizon=horizon)}
     if seeds.shape[1] > 1:
         found["mean_of_two"] = copy_last(seeds[:, -2:].mean(1, keepdim=True), horizon=horizon)
-    if cv2 and seeds.shape[1] > 1:
+    if flow and cv2 and seeds.shape[1] > 1:
         back = optical_flow(last, seeds[:, -2])
         ahead = range(1, horizon + 1)
         found["constant_velocity"] = torch.stack([warp(last, k * back) for k in ahead], 1)
         found["half_velocity"] = torch.stack([warp(last, k * back / 2) for k in ahead], 1)
-    if cv2:
+    if flow and cv2:
         truth = targets.unbind(1)
         found["oracle"] = torch.stack([warp(last, optical_flow(frame, last)) for frame in truth], 1)
     return found
 
 
-def absent(seeds: int) -> dict[str, str]:
-    """{baseline: why it is not there} for clips with so many seeds."""
+def absent(seeds: int, *, flow: bool = True) -> dict[str, str]:
+    """{baseline: why it is not there} for clips with so many seeds, and without those of optical flow if not `flow`."""
     reasons = {}
     if seeds < 2:
         reasons |= dict.fromkeys(("mean_of_two", "constant_velocity", "half_velocity"), "it needs two seed frames")
-    if not cv2:
-        without = "OpenCV (opencv-python-headless) is not installed"
+    if not (cv2 and flow):
+        without = "not asked for" if cv2 else "OpenCV (opencv-python-headless) is not installed"
         reasons |= dict.fromkeys(("constant_velocity", "half_velocity", "oracle"), without)
     return reasons
 

@@ -58,11 +58,21 @@ class Pictures:
     predictions: Tensor
 
 
-@torch.no_grad()
 def score(
     net: Ladder, card: ModelCard, videos: Sequence[StoredVideo], config: EvaluateConfig
 ) -> tuple[dict[str, dict], Pictures]:
-    """The table over all clips of the videos, and pictures of clips spread evenly over them.
+    """`score_clips` of all clips of the videos."""
+    clips = Clips(list(videos), length=card.seeds + config.horizon, step=config.step)
+    return score_clips(net, card, clips, config)
+
+
+@torch.no_grad()
+def score_clips(
+    net: Ladder, card: ModelCard, clips: Clips, config: EvaluateConfig, *, flow: bool = True
+) -> tuple[dict[str, dict], Pictures]:
+    """The table over all clips, of card.seeds + config.horizon frames, and pictures of clips spread evenly over them.
+
+    flow: with the baselines that need optical flow, which cost most of the time.
 
     <predictor>.<metric>.<step ahead>: means over frames, for the model and each baseline; <metric>_moving over moving
     pixels; for the model <metric>_low and _high, the ends of a 95 % interval. model_over_<baseline>: the same of the
@@ -73,7 +83,6 @@ def score(
     device = pick_device(config.device, key="evaluate.device")
     net = net.to(device).eval()
     lpips = Lpips(config.lpips).to(device) if config.lpips else None
-    clips = Clips(list(videos), length=card.seeds + config.horizon, step=config.step)
     shown = {round(i * (len(clips) - 1) / max(1, config.pictures - 1)) for i in range(config.pictures)}
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     means: dict[str, GroupMeans] = {}
@@ -85,7 +94,7 @@ def score(
         raw, _ = predict(net, seeds, horizon=config.horizon, clip_feedback=card.clip_feedback, feeding=card.feeding)
         raw = raw.float()
         infos = [clips.window(position + row)[0].info for row in range(len(images))]
-        for name, values in _values(raw, images, card, config, lpips).items():
+        for name, values in _values(raw, images, card, config, lpips, flow).items():
             means.setdefault(name, GroupMeans()).add(values, [(info.action, info.group) for info in infos])
         for row in range(len(images)):
             if position + row in shown:
@@ -94,7 +103,7 @@ def score(
     data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps, "seeds": card.seeds}
     if lpips:
         data["lpips"] = {"weights": lpips.file, "sha256": lpips.sha256}
-    table = _table(means, config) | {"data": data | _coverage(means, card, config)}
+    table = _table(means, config) | {"data": data | _coverage(means, card, config, flow)}
     return table, Pictures(*map(torch.stack, zip(*kept, strict=True)))
 
 
@@ -110,7 +119,7 @@ def horizon_rows(table: Mapping[str, dict]) -> list[dict[str, object]]:
 
 
 def _values(
-    raw: Tensor, images: Tensor, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None
+    raw: Tensor, images: Tensor, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None, flow: bool
 ) -> dict[str, dict[str, Tensor]]:
     """{predictor and what else is averaged: {metric: (B, K)}} of the model's predictions, unclipped, of clips (B, T,
     3, H, W)."""
@@ -121,7 +130,7 @@ def _values(
     regions = torch.stack([torch.ones_like(moving), moving])  # (2, B·K, H, W)
     still = (truth == seeds[:, -1].repeat_interleave(shape[1], 0)).flatten(1).all(1)
     found = {"truth": {**_artifacts(truth), "moving": moving.mean((1, 2)), "still": still.float()}}
-    for name, predictions in {"model": raw, **baselines(seeds, targets)}.items():
+    for name, predictions in {"model": raw, **baselines(seeds, targets, flow=flow)}.items():
         frames = predictions.flatten(0, 1)
         shown = frames.clamp(0, 1)
         by_region = frame_quality(shown, truth, regions)
@@ -173,11 +182,13 @@ def steps(values: np.ndarray) -> dict[str, float]:
     return {str(k + 1): round(float(value), 6) for k, value in enumerate(values) if np.isfinite(value)}
 
 
-def _coverage(means: Mapping[str, GroupMeans], card: ModelCard, config: EvaluateConfig) -> dict[str, object]:
+def _coverage(
+    means: Mapping[str, GroupMeans], card: ModelCard, config: EvaluateConfig, flow: bool
+) -> dict[str, object]:
     """How many groups and moving pixels the figures rest on, and what could not be given."""
     groups = len(means["model"].totals["psnr"])
     counted = means["model"].count("psnr_moving")
-    missing = absent(card.seeds)
+    missing = absent(card.seeds, flow=flow)
     if not config.lpips:
         missing["lpips"] = "evaluate.lpips is null: no AlexNet weights were given"
     if groups < 2:

@@ -12,13 +12,14 @@ Shapes: B batch, H × W pixels of the frame; images in [0, 1].
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.nets.blocks import Hidden, LateralBlock, decoder_block
+from pipeline.nets.blocks import Hidden, LateralBlock, decoder_block, icnr_
 from pipeline.nets.encoder import TAPS, Encoder
+from pipeline.params import MultipleOf
 
 LEVELS = 4
 
@@ -142,12 +143,23 @@ def join(states: Sequence[States]) -> States:
     return tuple(tuple(map(torch.cat, zip(*hidden, strict=True))) for hidden in zip(*states, strict=True))
 
 
-def half_resolution(encoder: Encoder, *, branch: int, upsample: str, height: int, width: int) -> Ladder:
-    """The ladder of the report's Fig. 1, whose decoder ends at half the frame's resolution.
+@dataclass(frozen=True)
+class HalfResolution:
+    """Section `net` of the ladder of the report's Fig. 1, whose decoder ends at half the frame's resolution.
 
-    branch: channels of a lateral branch and of a decoder block. upsample: how the frame gets from there to full
-    resolution (report, Fig. 9): `pixel_shuffle` predicts the four pixels of each place, `bilinear` and `nearest`
-    interpolate."""
+    width: channels of a lateral branch and of a decoder block; 64 in the report. upsample: how the frame gets from
+    there to full resolution (report, Fig. 9): `pixel_shuffle` predicts the four pixels of each place, `bilinear` and
+    `nearest` interpolate. `icnr`, which is not the report's, is a pixel shuffle that starts without a grid, there and
+    in the decoder (blocks.icnr_).
+    """
+
+    width: Annotated[int, MultipleOf(4)]
+    upsample: Literal["pixel_shuffle", "icnr", "bilinear", "nearest"]
+
+
+def half_resolution(config: HalfResolution, encoder: Encoder, *, height: int, width: int) -> Ladder:
+    """The network for frames of height × width pixels (multiples of 32)."""
+    branch, icnr = config.width, config.upsample == "icnr"
     rungs = (
         Rung.on("conv1", branch=branch),
         Rung.on("layer1", branch=branch),
@@ -155,9 +167,11 @@ def half_resolution(encoder: Encoder, *, branch: int, upsample: str, height: int
         Rung.on("layer3", branch=branch, location=True),
     )
     channels = 4 * branch + branch  # C1 and L1
-    if upsample == "pixel_shuffle":
+    if config.upsample in ("pixel_shuffle", "icnr"):
         head = nn.Sequential(nn.Conv2d(channels, 3 * 4, 1), nn.PixelShuffle(2))
+        if icnr:
+            icnr_(head[0], 2)
     else:
-        head = nn.Sequential(nn.Conv2d(channels, 3, 1), nn.Upsample(scale_factor=2, mode=upsample))
-    block = partial(decoder_block, channels=branch, expansion=16 * branch)
+        head = nn.Sequential(nn.Conv2d(channels, 3, 1), nn.Upsample(scale_factor=2, mode=config.upsample))
+    block = partial(decoder_block, channels=branch, expansion=16 * branch, icnr=icnr)
     return Ladder(encoder, rungs, block=block, base=branch, height=height, width=width, head=head)

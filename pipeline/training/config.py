@@ -21,12 +21,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; the rate rises linearly over warmup_steps, is held, and falls to zero along a cosine in the last phase."""
+    """The rate rises linearly over warmup_steps, is held, and falls to zero along a cosine in the last phase."""
 
+    kind: Literal["adamw", "adam", "adagrad", "sgd"]  # sgd with Nesterov's momentum of 0.9
     lr: Annotated[float, Above(0)]
     weight_decay: Annotated[float, AtLeast(0)]
     warmup_steps: Annotated[int, AtLeast(0)]
-    clip_norm: Annotated[float, Above(0)]  # the gradient's norm is cut to this
+    clip_norm: Annotated[float, AtLeast(0)]  # the gradient's norm is cut to this; 0: off
     ema: Annotated[float, AtLeast(0), Below(1)]  # decay of the weights' running mean, which is what is kept; 0: off
 
 

@@ -10,6 +10,7 @@ Shapes: B batch of this rank, T time, C channels, H × W pixels; images in [0, 1
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,13 @@ from pipeline.training.config import OptimizerConfig, TrainConfig
 from pipeline.training.hardware import pick_compile
 from pipeline.training.losses import loss_per_image
 from pipeline.video.clips import as_images
+
+OPTIMIZERS = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adagrad": torch.optim.Adagrad,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+}
 
 
 class Routine(nn.Module):
@@ -73,7 +81,7 @@ class Step:
             synchronise(net)
         self.routine = Routine(net, config)
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, weight_decay=config.optimizer.weight_decay, fused=True)
+        optimizer = OPTIMIZERS[config.optimizer.kind](trained, weight_decay=config.optimizer.weight_decay)
         fast = self.routine
         self.compiled = pick_compile(config.hardware.compile, fabric)
         if self.compiled:
@@ -104,7 +112,7 @@ class Step:
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False
+            self.model, self.optimizer, max_norm=self.config.optimizer.clip_norm or math.inf, error_if_nonfinite=False
         )
         self.optimizer.step()
         if self.mean:
