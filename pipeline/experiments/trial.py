@@ -1,0 +1,116 @@
+"""One run of an experiment: trained, and scored on the validation groups as it goes, so that the test split stays
+unread. A run that overfits a few clips is scored on those.
+
+Every phase of its curriculum is a point at which it is looked at; so is the start.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from statistics import mean, pstdev
+
+import torch
+
+from pipeline.evaluation.score import score_clips
+from pipeline.experiments.settings import Experiment
+from pipeline.nets.build import build_net
+from pipeline.nets.encoder import load_weights
+from pipeline.training.hardware import make_fabric
+from pipeline.training.loop import phase_clips, train
+from pipeline.training.model_card import ModelCard
+from pipeline.video.clips import Clips
+from pipeline.video.shards import open_videos
+
+SHOWN = ("psnr", "ssim", "psnr_moving", "ssim_moving", "l1_moving", "nyquist_ratio", "gradient_ratio", "loss")
+PREDICTORS = ("model", "copy_last")
+
+Table = dict[str, dict[str, dict[str, float]]]  # predictor, metric, step ahead
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One repetition. steps: of training at each look, from 0; tables: what was seen; loss: of the last steps."""
+
+    seed: int
+    steps: list[int]
+    tables: list[Table]
+    loss: float
+    parameters: int
+
+
+def run_trial(seed: int, *, model: str, experiment: Experiment, shards: Mapping[int, Path], run: Path) -> Trial:
+    """Trains and scores; shards: folder of each rate; run: folder of the training's state, from which an interrupted
+    trial continues."""
+    config = replace(experiment.train, seed=seed)
+    key = f"train.{model}.hardware"
+    fabric = make_fabric(config.hardware, key=key, height=config.height, width=config.width)
+    torch.manual_seed(config.seed)
+    net = build_net(model, config.net, height=config.height, width=config.width)
+    card = config.card(model, load_weights(net.encoder, config.encoder), held_back="")
+    clips = scored_clips(card, experiment, shards)
+    tables = [look(net, card, clips, experiment)]
+    net.cpu()
+    record, phases = train(fabric, net, config, shards, name=f"{model} seed {seed}", run=run / str(seed))
+    for weights in phases:
+        net.load_state_dict(weights, strict=False)
+        tables.append(look(net, card, clips, experiment))
+    epochs = accumulate(phase.epochs for phase in config.curriculum)
+    steps = [0, *(int(record.validation[epoch - 1]["step"]) for epoch in epochs)]
+    trainable = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    return Trial(seed, steps, tables, record.curve[-1]["loss"], trainable)
+
+
+def scored_clips(card: ModelCard, experiment: Experiment, shards: Mapping[int, Path]) -> Clips:
+    config, folder = experiment.evaluate, shards[experiment.evaluate.fps]
+    if experiment.train.clips.overfit:
+        return phase_clips(experiment.train, folder)[0]
+    return Clips(open_videos(folder, "validation"), length=card.seeds + config.horizon, step=config.step)
+
+
+def look(net: torch.nn.Module, card: ModelCard, clips: Clips, experiment: Experiment) -> Table:
+    """The scores so far, and which frame of the clip the first prediction is like."""
+    config = replace(experiment.evaluate, horizon=clips.length - card.seeds)
+    table, _ = score_clips(net, card, clips, config, flow=False)
+    kept = {name: {metric: table[name][metric] for metric in SHOWN if metric in table[name]} for name in PREDICTORS}
+    return kept | {"resembles": table["resembles"]}
+
+
+def summarise(trials: Sequence[Trial]) -> dict[str, object]:
+    """Means over the trials of what was seen last; for the model <metric>_std, the population deviation; like.<frame>:
+    in how many trials the first prediction was most like that frame of the clip."""
+    last = [trial.tables[-1] for trial in trials]
+    summary: dict[str, dict] = {}
+    for name in PREDICTORS:
+        for metric in last[0][name]:
+            values = {k: [table[name][metric][k] for table in last] for k in last[0][name][metric]}
+            row = summary.setdefault(name, {})
+            row[metric] = {k: mean(seen) for k, seen in values.items()}
+            if name == "model":
+                row[f"{metric}_std"] = {k: pstdev(seen) for k, seen in values.items()}
+    first = [table["resembles"]["1"] for table in last]
+    nearest = [max(psnr, key=psnr.get) for psnr in first]
+    return summary | {
+        "like": {frame: nearest.count(frame) for frame in sorted(set(nearest))},
+        "train": {
+            "loss": mean(trial.loss for trial in trials),
+            "steps": trials[0].steps[-1],
+            "seeds": len(trials),
+            "parameters": trials[0].parameters,
+        },
+    }
+
+
+def looks(trials: Sequence[Trial], *, horizon: int) -> list[dict[str, float]]:
+    """A row a trial and look, for a plot: the loss over the trained horizon, and the rest one frame ahead."""
+    return [
+        {
+            "seed": trial.seed,
+            "step": step,
+            "loss": mean(table["model"]["loss"][str(k)] for k in range(1, horizon + 1)),
+            **{metric: table["model"][metric]["1"] for metric in SHOWN if metric != "loss"},
+            "copy_last_psnr_moving": table["copy_last"]["psnr_moving"]["1"],
+        }
+        for trial in trials
+        for step, table in zip(trial.steps, trial.tables, strict=True)
+    ]
