@@ -106,6 +106,11 @@ class Ladder(nn.Module):
         levels = zip(self.lateral, self.taps, states[:LEVELS] if states else (None,) * LEVELS, strict=True)
         return tuple(block(encoded[name][1:], hidden) for block, name, hidden in levels)
 
+    def hidden(self, states: States) -> list[Tensor]:
+        """The maps with which the network remembers, a level each: C1 … C4's states joined, (B, 3·branch, H / stride,
+        W / stride), then those of a variant's own branches."""
+        return [torch.cat(level, 1) for level in states[:LEVELS]]
+
     def decode(self, encoded: Encoded, states: States) -> Tensor:
         """The last frame fed and the states after it -> the prediction of the next frame: (B, 3, H, W), near [0, 1]
         but not clipped."""

@@ -108,6 +108,10 @@ class LvlnWarp(Ladder):
         memory = tuple((x, gru(gru.from_input(x), hidden)) for gru, x, (_, hidden) in grus)
         return (*super().observe(encoded, states), *memory, motion, now)
 
+    def hidden(self, states: States) -> list[Tensor]:
+        """After those of C1 … C4: C0's, (B, width / 4, H, W), and those of the matched taps."""
+        return [*super().hidden(states), *(hidden for _, hidden in states[LEVELS:-2])]
+
     def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
         lateral = super().features(encoded, states)
         for level, motion in enumerate(states[LEVELS + 1 : -2]):  # of C1 and C2
