@@ -14,22 +14,18 @@ groups of every class to test on, and one or more of groups 22–25, which are i
 """
 
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import ffmpeg
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from pipeline.params import AtLeast, Between
+from pipeline.video import generated
+from pipeline.video.generated import HEIGHT, WIDTH, Name
 
-HEIGHT, WIDTH, FPS = 240, 320, 25
 X, Y, ANGLE, OCTAVE = range(4)
 # pixels, pixels, degrees clockwise, octaves
 PERIODS = np.array([WIDTH, HEIGHT, 360.0, 1.0])
@@ -67,68 +63,32 @@ def generate(config: MotionsConfig, folder: Path, *, workers: int) -> None:
     that calls this needs an `if __name__ == "__main__"` guard). Files of the same names are replaced, others kept.
     Raises RuntimeError if ffmpeg fails, ValueError for workers < 1.
     """
-    if workers < 1:
-        raise ValueError(f"workers: {workers} is out of range; allowed: at least 1")
     names = [
         (class_name, group, clip)
         for class_name in CLASSES
         for group in range(1, config.groups + 1)
         for clip in range(1, config.clips + 1)
     ]
-    for class_name in CLASSES:
-        (folder / "UCF-101" / class_name).mkdir(parents=True, exist_ok=True)
     write_lists(names, folder / "ucfTrainTestlist")
-    # spawn: a fork of a parent that has loaded torch inherits locked thread pools
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        written = pool.map(partial(write_video, config, folder / "UCF-101"), names)
-        for _ in tqdm(written, total=len(names), desc="motions", unit="video"):
-            pass
+    videos = folder / "UCF-101"
+    generated.write_all(partial(write_video, config, videos), names, videos, workers=workers, title="motions")
 
 
-def write_lists(names: list[tuple[str, int, int]], folder: Path) -> None:
-    """Writes classInd.txt and the three splits' lists of (class, group, clip) `names`, with CRLF as the official."""
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = {class_name: label for label, class_name in enumerate(CLASSES, start=1)}
-
-    def write(file_name: str, lines: list[str]) -> None:
-        (folder / file_name).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
-
-    write("classInd.txt", [f"{label} {class_name}" for class_name, label in labels.items()])
+def write_lists(names: list[Name], folder: Path) -> None:
+    """Writes classInd.txt and the three splits' lists of `names`."""
+    splits = {}
     for split in (1, 2, 3):
         tested = range(7 * split - 6, 7 * split + 1)
-        trained = [f"{_file(*name)} {labels[name[0]]}" for name in names if name[1] not in tested]
-        write(f"trainlist{split:02}.txt", trained)
-        write(f"testlist{split:02}.txt", [_file(*name) for name in names if name[1] in tested])
+        splits[split] = (
+            [name for name in names if name[1] not in tested],
+            [name for name in names if name[1] in tested],
+        )
+    generated.write_lists(folder, CLASSES, splits)
 
 
-def write_video(config: MotionsConfig, folder: Path, name: tuple[str, int, int]) -> None:
-    """Encodes the video of `name` = (class, group, clip) to folder/<Class>/v_<Class>_gXX_cYY.avi, whole or not at all.
-
-    The class folder must exist. Raises RuntimeError with the file name and the end of ffmpeg's messages.
-    """
-    path = folder / _file(*name)
-    unfinished = path.with_suffix(".avi.part")
-    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{WIDTH}x{HEIGHT}", r=FPS, threads=1)
-    # a fixed quantiser: rate control would give the classes, which differ in cost, different image quality
-    encoded = source.output(
-        str(unfinished),
-        format="avi",
-        vcodec="libxvid",
-        vtag="XVID",
-        pix_fmt="yuv420p",
-        sws_flags="bicubic+accurate_rnd+bitexact",
-        threads=1,
-        flags="+bitexact+qscale",
-        fflags="+bitexact",
-        **{"q:v": 3},
-    )
-    command = encoded.global_args("-loglevel", "error", "-nostdin").overwrite_output()
-    try:
-        command.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), input=render(config, *name).tobytes(), quiet=True)
-    except ffmpeg.Error as error:
-        unfinished.unlink(missing_ok=True)
-        raise RuntimeError(f"{path}: ffmpeg failed: {error.stderr.decode(errors='replace')[-1000:]}") from error
-    unfinished.replace(path)
+def write_video(config: MotionsConfig, folder: Path, name: Name) -> None:
+    """Encodes the video of `name` to folder/<Class>/v_<Class>_gXX_cYY.avi, as generated.encode does."""
+    generated.encode(render(config, *name), folder / generated.file_name(*name))
 
 
 def render(config: MotionsConfig, class_name: str, group: int, clip: int) -> np.ndarray:
@@ -229,7 +189,3 @@ def _noise(rng: np.random.Generator, cells: int, height: int, width: int) -> np.
 def _rng(config: MotionsConfig, class_name: str, group: int, clip: int) -> np.random.Generator:
     """An independent random stream for each clip, and clip 0 for the scene that the group's clips share."""
     return np.random.default_rng([config.seed, CLASSES.index(class_name), group, clip])
-
-
-def _file(class_name: str, group: int, clip: int) -> str:
-    return f"{class_name}/v_{class_name}_g{group:02}_c{clip:02}.avi"

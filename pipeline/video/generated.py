@@ -1,0 +1,83 @@
+"""What the generated data sets share: videos and lists in UCF101's form.
+
+XviD in AVI, 320 × 240, 25 fps, folder and file names, and the official lists.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+from tqdm import tqdm
+
+HEIGHT, WIDTH, FPS = 240, 320, 25
+
+Name = tuple[str, int, int]  # of a video: class, group, clip
+
+
+def file_name(class_name: str, group: int, clip: int) -> str:
+    """A video's line in the lists, and its path in the folder of videos."""
+    return f"{class_name}/v_{class_name}_g{group:02}_c{clip:02}.avi"
+
+
+def write_lists(
+    folder: Path, classes: Sequence[str], splits: Mapping[int, tuple[Sequence[Name], Sequence[Name]]]
+) -> None:
+    """Writes classInd.txt and, with CRLF as the official, each split's lists: {number: (trained, tested)}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = {class_name: label for label, class_name in enumerate(classes, start=1)}
+
+    def write(list_name: str, lines: list[str]) -> None:
+        (folder / list_name).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+
+    write("classInd.txt", [f"{label} {class_name}" for class_name, label in labels.items()])
+    for split, (trained, tested) in splits.items():
+        write(f"trainlist{split:02}.txt", [f"{file_name(*name)} {labels[name[0]]}" for name in trained])
+        write(f"testlist{split:02}.txt", [file_name(*name) for name in tested])
+
+
+def write_all(write: Callable[[Name], None], names: Sequence[Name], folder: Path, *, workers: int, title: str) -> None:
+    """Calls write(name) for each video, after making its class folder in `folder`, in so many spawned processes.
+
+    title: of the progress bar. Raises ValueError for workers < 1.
+    """
+    if workers < 1:
+        raise ValueError(f"workers: {workers} is out of range; allowed: at least 1")
+    for class_name in {name[0] for name in names}:
+        (folder / class_name).mkdir(parents=True, exist_ok=True)
+    # spawn: a fork of a parent that has loaded torch inherits locked thread pools
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in tqdm(pool.map(write, names), total=len(names), desc=title, unit="video"):
+            pass
+
+
+def encode(frames: np.ndarray, path: Path) -> None:
+    """Frames (T, 240, 320, 3) uint8 -> an AVI file at `path`, whole or not at all.
+
+    Its folder must exist. Raises RuntimeError with the file name and the end of ffmpeg's messages.
+    """
+    unfinished = path.with_suffix(".avi.part")
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{WIDTH}x{HEIGHT}", r=FPS, threads=1)
+    # a fixed quantiser: rate control would give the classes, which differ in cost, different image quality
+    encoded = source.output(
+        str(unfinished),
+        format="avi",
+        vcodec="libxvid",
+        vtag="XVID",
+        pix_fmt="yuv420p",
+        sws_flags="bicubic+accurate_rnd+bitexact",
+        threads=1,
+        flags="+bitexact+qscale",
+        fflags="+bitexact",
+        **{"q:v": 3},
+    )
+    command = encoded.global_args("-loglevel", "error", "-nostdin").overwrite_output()
+    try:
+        command.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), input=frames.tobytes(), quiet=True)
+    except ffmpeg.Error as error:
+        unfinished.unlink(missing_ok=True)
+        raise RuntimeError(f"{path}: ffmpeg failed: {error.stderr.decode(errors='replace')[-1000:]}") from error
+    unfinished.replace(path)
