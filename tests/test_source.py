@@ -25,6 +25,7 @@ def config(
     tree = {
         "kind": kind,
         "motions": {"seed": 0, "groups": 22, "clips": 1, "frames": 20},
+        "circles": {"seed": 0, "diameter": 60.0, "speed": 4.0, "frames": 20},
         "folder": {"root": root and str(root), "lists": lists and str(lists)},
         "ucf101": {"mirror": mirror},
     }

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.video import archives, index, motions, ucf101
+from pipeline.video import archives, circles, index, motions, ucf101
 from pipeline.video.download import download
 
 
@@ -36,8 +36,9 @@ class Ucf101Config:
 class SourceConfig:
     """Section `source`; only the subsection of its kind is used."""
 
-    kind: Literal["motions", "folder", "ucf101"]
+    kind: Literal["motions", "circles", "folder", "ucf101"]
     motions: motions.MotionsConfig
+    circles: circles.CirclesConfig
     folder: FolderConfig
     ucf101: Ucf101Config
 
@@ -57,8 +58,11 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
         _copy_lists(lists, raw / ucf101.LISTS)
         table = index.index_videos(root, relative_to=None)
     else:
+        workers = len(os.sched_getaffinity(0))
         if config.kind == "motions":
-            motions.generate(config.motions, raw, workers=len(os.sched_getaffinity(0)))
+            motions.generate(config.motions, raw, workers=workers)
+        elif config.kind == "circles":
+            circles.generate(config.circles, raw, workers=workers)
         else:
             _unpack_ucf101(config.ucf101.mirror or archives.URL, raw, downloads)
         table = index.index_videos(raw / ucf101.VIDEOS, relative_to=raw)
