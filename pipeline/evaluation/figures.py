@@ -1,4 +1,4 @@
-"""Pictures of seeds, targets and predictions (report, section 4), still and in motion."""
+"""Pictures of seeds, targets and predictions (report, section 4), still and in motion, and of a filter's state."""
 
 from pathlib import Path
 
@@ -41,6 +41,39 @@ def prediction_sheet(path: Path, *, seeds: Tensor, targets: Tensor, predictions:
         for k in range(horizon):
             grid[0][n_in + k].set_title(f"target {n_in + k}")
             grid[1][n_in + k].set_title(f"prediction {k + 1}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def filter_sheet(path: Path, *, frames: Tensor, before: Tensor, after: Tensor, title: str) -> None:
+    """Writes a PNG with a ConvGRU filter's state over time (report, Fig. 5): a column a frame, and three rows: the
+    frame fed, the state after it in the untrained and in the trained network. The states share one scale, from blue
+    (below zero) over white to red, that ends at their largest magnitude.
+
+    frames (T, 3, H, W) in [0, 1]; before, after (T, h, w).
+    """
+    height, width = frames.shape[2:]
+    limit = float(torch.cat([before, after]).abs().max()) or 1.0
+    cell = 1.3
+    with matplotlib.rc_context({"font.size": 8, "font.family": "DejaVu Sans"}):
+        figure = Figure(
+            figsize=(cell * len(frames) + 1.2, 0.4 + 3 * cell * height / width + 0.25), layout="constrained"
+        )
+        figure.suptitle(title)
+        grid = figure.subplots(3, len(frames), squeeze=False)
+        for row, label in zip(grid, ("fed", "before training", "after training"), strict=True):
+            row[0].set_ylabel(label)
+        for axis in grid.flat:
+            axis.set(xticks=[], yticks=[])
+        for t, frame in enumerate(frames):
+            _show(grid[0][t], frame)
+            grid[0][t].set_title(f"frame {t}")
+            for row, states in ((1, before), (2, after)):
+                image = grid[row][t].imshow(
+                    states[t].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
+                )
+                grid[row][t].set_box_aspect(height / width)
+        figure.colorbar(image, ax=grid[1:], fraction=0.05, label="state")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Software": None})
 

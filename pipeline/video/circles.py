@@ -41,7 +41,8 @@ BACKGROUND, CIRCLE = (40.0, 55.0, 90.0), (240.0, 200.0, 70.0)  # RGB
 
 @dataclass(frozen=True)
 class CirclesConfig:
-    """Section `source.circles`. At 10 fps and a width of 64 a speed of 4 is 2 pixels a frame."""
+    """Section `source.circles`. At 10 fps, where every second or third frame is taken in turn, a speed of 4 is 1.6 and
+    2.4 pixels a frame of width 64."""
 
     seed: Annotated[int, AtLeast(0)]  # of the shifts that are not trained on
     diameter: Annotated[float, Between(20, 120)]  # pixels of 320 × 240
