@@ -47,13 +47,12 @@ def prediction_sheet(path: Path, *, seeds: Tensor, targets: Tensor, predictions:
 
 def filter_sheet(path: Path, *, frames: Tensor, before: Tensor, after: Tensor, title: str) -> None:
     """Writes a PNG with a ConvGRU filter's state over time (report, Fig. 5): a column a frame, and three rows: the
-    frame fed, the state after it in the untrained and in the trained network. The states share one scale, from blue
-    (below zero) over white to red, that ends at their largest magnitude.
+    frame fed, the state after it in the untrained and in the trained network. The scale is fixed, from −1, blue, over
+    white to 1, red: a state goes no further.
 
     frames (T, 3, H, W) in [0, 1]; before, after (T, h, w).
     """
     height, width = frames.shape[2:]
-    limit = float(torch.cat([before, after]).abs().max()) or 1.0
     cell = 1.3
     with matplotlib.rc_context({"font.size": 8, "font.family": "DejaVu Sans"}):
         figure = Figure(
@@ -70,10 +69,10 @@ def filter_sheet(path: Path, *, frames: Tensor, before: Tensor, after: Tensor, t
             grid[0][t].set_title(f"frame {t}")
             for row, states in ((1, before), (2, after)):
                 image = grid[row][t].imshow(
-                    states[t].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
+                    states[t].numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
                 )
                 grid[row][t].set_box_aspect(height / width)
-        figure.colorbar(image, ax=grid[1:], fraction=0.05, label="state")
+        figure.colorbar(image, ax=grid[1:], fraction=0.02, pad=0.01, ticks=[-1, 0, 1], label="state")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
