@@ -8,6 +8,7 @@ import yaml
 from tests.import_closure import ROOT, closure
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+EXPERIMENTS = yaml.safe_load((ROOT / "experiments/dvc.yaml").read_text())["stages"]
 VARIANTS = ("lvln", "one_frame", "full_res", "lvln_warp")
 TOOLS = {"stages/check.py", "stages/predict.py", "pipeline/nets/export.py"}  # for people; no stage calls them
 
@@ -17,15 +18,16 @@ def code_deps(stage: dict, variant: str) -> set[str]:
     return {dep for dep in deps if dep.endswith(".py")}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES.values(), *EXPERIMENTS.values()], ids=lambda stage: stage["cmd"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_code_deps_are_the_import_closure(name: str, variant: str) -> None:
+def test_code_deps_are_the_import_closure(stage: dict, variant: str) -> None:
     """The variant's module is imported by name at run time, which reading the sources cannot see."""
-    roots = [ROOT / f"stages/{name}.py"]
-    if any("nets/$" in dep for dep in STAGES[name]["deps"]):
+    _, _, module, *arguments = stage["cmd"].split()
+    roots = [ROOT / f"{module.replace('.', '/')}.py"]
+    if any("nets/$" in dep for dep in stage["deps"]):
         roots.append(ROOT / f"pipeline/nets/{variant}.py")
-    expected = closure(*roots)
-    assert code_deps(STAGES[name], variant) == expected
+    roots += [ROOT / f"pipeline/nets/{name}.py" for name in arguments if name in VARIANTS]
+    assert code_deps(stage, variant) == closure(*roots)
 
 
 def test_stages_that_build_networks_depend_on_the_variant() -> None:
@@ -54,7 +56,8 @@ def test_a_stage_is_file_section_and_metrics(name: str) -> None:
 
 
 def test_every_module_is_used_by_a_stage_or_a_tool() -> None:
-    used = set().union(*(code_deps(stage, variant) for stage in STAGES.values() for variant in VARIANTS))
+    stages = [*STAGES.values(), *EXPERIMENTS.values()]
+    used = set().union(*(code_deps(stage, variant) for stage in stages for variant in VARIANTS))
     used |= closure(*(ROOT / tool for tool in TOOLS))
     here = {
         file.relative_to(ROOT).as_posix()

@@ -46,7 +46,7 @@ def ran(output: str) -> set[str]:
 
 def stale(folder: Path) -> set[str]:
     """Stages that are not up to date, by `dvc status`; upstream ones come with all that wait for them."""
-    return set(json.loads(call(folder, "dvc", "status", "--json")))
+    return set(json.loads(call(folder, "dvc", "status", "--json", "dvc.yaml")))
 
 
 @pytest.fixture(scope="module")

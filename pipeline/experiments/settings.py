@@ -5,7 +5,6 @@ A run of a model is train.<model> of params.yaml with the model's `base` laid ov
 `dvc exp run -S` does, so that each run is one such line too.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,27 +41,25 @@ def load_experiment(model: str, run: str, *, params: str = "params.yaml", runs: 
 
 
 def changes(model: str, run: str, *, runs: str = RUNS) -> dict[str, object]:
-    """{dotted key of params.yaml: value} of a run; ParamsError when it is not there."""
-    listed = read_yaml(runs)
-    named = listed.get(model)
+    """{dotted key of params.yaml: value} of a run, with what is laid under it; ParamsError when it is not there."""
+    own, listed = own_changes(model, run, runs=runs), read_yaml(runs)
+    base = _flat(listed[model].get(BASE) or {}, f"train.{model}")
+    return base | own | _flat(listed.get("evaluate") or {}, "evaluate")
+
+
+def own_changes(model: str, run: str, *, runs: str = RUNS) -> dict[str, object]:
+    """Those of the run alone."""
+    named = read_yaml(runs).get(model)
     if model not in MODELS or not isinstance(named, dict) or run not in named or run == BASE:
         known = ", ".join(" ".join(each) for each in listed_runs(runs))
         raise ParamsError(f"{runs}: there is no run {model} {run}; there are {known}")
-    found = _flat(named.get(BASE) or {}, f"train.{model}") | _flat(named[run] or {}, f"train.{model}")
-    return found | _flat(listed.get("evaluate") or {}, "evaluate")
+    return _flat(named[run] or {}, f"train.{model}")
 
 
 def listed_runs(runs: str = RUNS) -> list[tuple[str, str]]:
     """(model, run) in the file's order."""
     listed = read_yaml(runs)
     return [(model, run) for model in MODELS for run in listed.get(model) or () if run != BASE]
-
-
-def command(model: str, run: str, *, runs: str = RUNS) -> str:
-    """The same as a DVC experiment of the main pipeline: one training, with the seed of params.yaml, and the whole
-    evaluation, on the test split."""
-    assignments = " ".join(f"-S {_assignment(key, value)}" for key, value in changes(model, run, runs=runs).items())
-    return f"dvc exp run --queue {assignments} evaluate@{model}"
 
 
 def _flat(node: Mapping[str, Any], where: str) -> dict[str, object]:
@@ -80,9 +77,3 @@ def _set(tree: dict[str, Any], key: str, value: object, *, source: str) -> None:
     if not isinstance(tree, dict) or last not in tree:
         raise ParamsError(f"{source}: {key} is not a key of params.yaml")
     tree[last] = value
-
-
-def _assignment(key: str, value: object) -> str:
-    """As the shell and DVC's own YAML take it."""
-    text = json.dumps(value).replace('"', "")
-    return f"'{key}={text}'" if set(text) & set("[]{} ") else f"{key}={text}"

@@ -4,19 +4,28 @@ unread. A run that overfits a few clips is scored on those.
 Every phase of its curriculum is a point at which it is looked at; so is the start.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, pstdev
+from typing import TypeVar
 
 import torch
+from lightning.fabric import Fabric
 
+from pipeline.device import pick_device
 from pipeline.evaluation.score import score_clips
 from pipeline.experiments.settings import Experiment
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
+from pipeline.nets.ladder import Ladder
+from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import make_fabric
+from pipeline.training.interruption import stop_with_parent
 from pipeline.training.loop import phase_clips, train
 from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import Clips
@@ -24,6 +33,8 @@ from pipeline.video.shards import open_videos
 
 SHOWN = ("psnr", "ssim", "psnr_moving", "ssim_moving", "l1_moving", "nyquist_ratio", "gradient_ratio", "loss")
 PREDICTORS = ("model", "copy_last")
+
+T = TypeVar("T")
 
 Table = dict[str, dict[str, dict[str, float]]]  # predictor, metric, step ahead
 
@@ -43,14 +54,9 @@ def run_trial(seed: int, *, model: str, experiment: Experiment, shards: Mapping[
     """Trains and scores; shards: folder of each rate; run: folder of the training's state, from which an interrupted
     trial continues."""
     config = replace(experiment.train, seed=seed)
-    key = f"train.{model}.hardware"
-    fabric = make_fabric(config.hardware, key=key, height=config.height, width=config.width)
-    torch.manual_seed(config.seed)
-    net = build_net(model, config.net, height=config.height, width=config.width)
-    card = config.card(model, load_weights(net.encoder, config.encoder), held_back="")
+    fabric, net, card = start(model, config)
     clips = scored_clips(card, experiment, shards)
     tables = [look(net, card, clips, experiment)]
-    net.cpu()
     record, phases = train(fabric, net, config, shards, name=f"{model} seed {seed}", run=run / str(seed))
     for weights in phases:
         net.load_state_dict(weights, strict=False)
@@ -61,6 +67,15 @@ def run_trial(seed: int, *, model: str, experiment: Experiment, shards: Mapping[
     return Trial(seed, steps, tables, record.curve[-1]["loss"], trainable)
 
 
+def start(model: str, config: TrainConfig) -> tuple[Fabric, Ladder, ModelCard]:
+    """What training begins with."""
+    key = f"train.{model}.hardware"
+    fabric = make_fabric(config.hardware, key=key, height=config.height, width=config.width)
+    torch.manual_seed(config.seed)
+    net = build_net(model, config.net, height=config.height, width=config.width)
+    return fabric, net, config.card(model, load_weights(net.encoder, config.encoder), held_back="")
+
+
 def scored_clips(card: ModelCard, experiment: Experiment, shards: Mapping[int, Path]) -> Clips:
     config, folder = experiment.evaluate, shards[experiment.evaluate.fps]
     if experiment.train.clips.overfit:
@@ -68,12 +83,26 @@ def scored_clips(card: ModelCard, experiment: Experiment, shards: Mapping[int, P
     return Clips(open_videos(folder, "validation"), length=card.seeds + config.horizon, step=config.step)
 
 
-def look(net: torch.nn.Module, card: ModelCard, clips: Clips, experiment: Experiment) -> Table:
+def look(net: Ladder, card: ModelCard, clips: Clips, experiment: Experiment) -> Table:
     """The scores so far, and which frame of the clip the first prediction is like."""
     config = replace(experiment.evaluate, horizon=clips.length - card.seeds)
     table, _ = score_clips(net, card, clips, config, flow=False)
     kept = {name: {metric: table[name][metric] for metric in SHOWN if metric in table[name]} for name in PREDICTORS}
     return kept | {"resembles": table["resembles"]}
+
+
+def every_seed(trial: Callable[[int], T], experiment: Experiment, *, key: str) -> list[T]:
+    """trial(seed) of each seed. On a CPU a process and one thread each, as many together as there are cores: with
+    threads of their own they would wait for one another. key: of the device, for messages."""
+    device = pick_device(experiment.train.hardware.device, key=key)
+    together = 1 if device.type == "cuda" else min(len(experiment.seeds), len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(together, get_context("spawn"), _alone, (os.getpid(),)) as pool:
+        return list(pool.map(trial, experiment.seeds))
+
+
+def _alone(parent: int) -> None:
+    torch.set_num_threads(1)
+    stop_with_parent(parent)
 
 
 def summarise(trials: Sequence[Trial]) -> dict[str, object]:

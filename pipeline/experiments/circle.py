@@ -1,0 +1,86 @@
+"""The moving circle (report, section 4, Fig. 4 and 5): trained on its five sequences, measured on those and on others.
+
+Shapes: images (…, 3, H, W) in [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, pstdev
+
+from torch import Tensor
+
+from pipeline.evaluation.circle import centre_errors
+from pipeline.evaluation.filters import Filter, compare
+from pipeline.evaluation.score import Pictures
+from pipeline.experiments.settings import Experiment
+from pipeline.experiments.trial import start
+from pipeline.training.loop import train
+from pipeline.video.clips import Clips, as_images
+from pipeline.video.shards import open_videos
+
+SPLITS = {"trained": "train", "held_out": "test"}
+PICTURED = 3  # clips
+BLOCK, GRU = 1, 1  # C1, 5×5: whose filter is shown
+
+
+@dataclass(frozen=True)
+class CircleTrial:
+    """One repetition. tables: of the sequences trained on, and of those held out; pictures: clips of the latter; seen:
+    the frames that a filter saw, its states (T, h, w) before and after training."""
+
+    tables: dict[str, dict]
+    steps: int
+    pictures: Pictures
+    filter: Filter
+    seen: tuple[Tensor, Tensor, Tensor]
+
+
+def run_circle(seed: int, *, model: str, experiment: Experiment, shards: Mapping[int, Path], run: Path) -> CircleTrial:
+    """Trains and measures; the arguments are those of trial.run_trial."""
+    config, evaluation = replace(experiment.train, seed=seed), experiment.evaluate
+    fabric, net, card = start(model, config)
+    untrained = deepcopy(net)
+    record, _ = train(fabric, net, config, shards, name=f"{model} seed {seed}", run=run / str(seed))
+    net.cpu()
+    tables = {}
+    for name, split in SPLITS.items():
+        videos = open_videos(shards[evaluation.fps], split)
+        tables[name], pictures = centre_errors(
+            net,
+            card,
+            videos,
+            horizon=evaluation.horizon,
+            step=1,
+            batch=evaluation.batch,
+            pictures=PICTURED,
+            device=fabric.device,
+        )
+    clip = Clips(videos, length=card.seeds + evaluation.horizon, step=1)[0]
+    frames = as_images(clip, height=card.height, width=card.width)
+    which, before, after = compare(untrained, net.cpu(), frames, block=BLOCK, gru=GRU)
+    return CircleTrial(tables, record.step, pictures, which, (frames, before, after))
+
+
+def summarise(trials: Sequence[CircleTrial]) -> dict[str, object]:
+    """{trained, held_out: {predictor: {metric: {step ahead: mean over the trials}}}}; for the model <metric>_std."""
+    summary: dict[str, dict] = {"train": {"steps": trials[0].steps, "seeds": len(trials)}}
+    for where in SPLITS:
+        rows = [trial.tables[where] for trial in trials]
+        summary[where] = {
+            "model": _means([row["model"] for row in rows], spread=True),
+            "copy_last": _means([row["copy_last"] for row in rows], spread=False),
+        }
+        summary[where]["data"] = rows[0]["data"]
+    return summary
+
+
+def _means(rows: Sequence[Mapping[str, Mapping[str, float]]], *, spread: bool) -> dict[str, dict[str, float]]:
+    found = {}
+    for metric, first in rows[0].items():
+        values = {k: [row[metric][k] for row in rows if k in row[metric]] for k in first}
+        found[metric] = {k: mean(seen) for k, seen in values.items()}
+        if spread:
+            found[f"{metric}_std"] = {k: pstdev(seen) for k, seen in values.items()}
+    return found

@@ -1,0 +1,165 @@
+"""docs/experiments.md from its template: the text as it stands, and a table for every marker in it.
+
+A marker is a line `<!-- <kind>: <item>, <item>, … -->`. Kinds:
+
+    runs      <model> <run>    the scores at the end of training, and the command of each
+    grid      <model> <run>    the Nyquist share over training
+    motion    <model> <run>    the loss at which motion shows
+    circle    <model>          how far the predicted circle is off
+    probe     <choice>         the probe's accuracy beside its controls
+
+Every number is read from metrics/ and plots/, nothing is typed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.experiments.settings import RUNS, changes, own_changes
+
+METRICS, CURVES = Path("metrics/experiments"), Path("plots/experiments")
+SHOWN = {"psnr": 2, "ssim": 3, "psnr_moving": 2, "gradient_ratio": 2, "nyquist_ratio": 2}  # digits
+THRESHOLD = 0.1  # the loss below which, by the report, motion shows
+
+
+def fill(template: str) -> str:
+    """The template with its markers replaced. ValueError for a kind that there is not."""
+
+    def table(marker: re.Match) -> str:
+        kind, items = marker[1], [item.strip() for item in marker[2].split(",")]
+        if kind not in KINDS:
+            raise ValueError(f"marker {marker[0]}: {kind} is not allowed; allowed: {', '.join(KINDS)}")
+        return "\n".join(KINDS[kind](items))
+
+    return re.sub(r"^<!-- (\w+): (.*) -->$", table, template, flags=re.MULTILINE)
+
+
+def runs(items: Sequence[str]) -> list[str]:
+    """Means over the seeds, steps ahead 1 / 2 / 3, ± the largest of their deviations; then copying the last seed, on
+    the same clips; then the commands."""
+    lines = [
+        "| run | change | steps | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    copies = {}
+    for item in items:
+        found = _read(item)
+        change = ", ".join(f"`{_assignment(key, value)}`" for key, value in own_changes(*item.split()).items())
+        cells = [_spread(found["model"], metric, digits) for metric, digits in SHOWN.items()]
+        lines.append(f"| {item} | {change} | {found['train']['steps']} | {' | '.join(cells)} |")
+        cells = [_steps(found["copy_last"][metric], digits) for metric, digits in SHOWN.items()]
+        copies.setdefault(tuple(cells), []).append(item)
+    for cells, of in copies.items():
+        name = "copy_last" if len(copies) == 1 else f"copy_last, clips of {', '.join(of)}"
+        lines.append(f"| {name} | | | {' | '.join(cells)} |")
+    return [*lines, "", "```", *(command(*item.split()) for item in items), "```"]
+
+
+def grid(items: Sequence[str]) -> list[str]:
+    """One frame ahead, means over the seeds, a column a look."""
+    curves = {item: _curve(item).groupby("step")["nyquist_ratio"].mean() for item in items}
+    steps = sorted(set().union(*(curve.index for curve in curves.values())))
+    lines = [f"| run | {' | '.join(f'step {step}' for step in steps)} |", "|---" * (len(steps) + 1) + "|"]
+    for item, curve in curves.items():
+        cells = (f"{curve[step]:,.2f}" if step in curve.index else "" for step in steps)
+        lines.append(f"| {item} | {' | '.join(cells)} |")
+    return lines
+
+
+def motion(items: Sequence[str]) -> list[str]:
+    """Of the first look at which the loss is below THRESHOLD, and of the first at which moving pixels one frame ahead
+    are predicted better than by copying."""
+    lines = [
+        f"| run | seed | first look with loss below {THRESHOLD} | moving pixels then, over copying | first look better "
+        "than copying | loss then | at the end: loss | moving pixels, over copying |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for item in items:
+        for seed, curve in _curve(item).groupby("seed"):
+            gain = curve["psnr_moving"] - curve["copy_last_psnr_moving"]
+            low, better = curve["loss"] < THRESHOLD, gain > 0
+            cells = [
+                *_first(low, curve["step"], "step {:.0f}"),
+                *_first(low, gain, "{:+.2f} dB"),
+                *_first(better, curve["step"], "step {:.0f}"),
+                *_first(better, curve["loss"], "{:.3f}"),
+            ]
+            cells += [f"{curve['loss'].iloc[-1]:.3f}", f"{gain.iloc[-1]:+.2f} dB"]
+            lines.append(f"| {item} | {seed} | {' | '.join(cells)} |")
+    return lines
+
+
+def circle(items: Sequence[str]) -> list[str]:
+    """Distances in pixels, steps ahead 1 / 2 / 3, means over the seeds ± the largest deviation."""
+    lines = [
+        "| model | steps | sequences | distance (pixels) | copying | no circle found |",
+        "|---|---|---|---|---|---|",
+    ]
+    for item in items:
+        found = json.loads((METRICS / f"circle_{item}.json").read_text())
+        for where, label in (("trained", "the five"), ("held_out", "held out")):
+            part = found[where]
+            cells = [
+                _spread(part["model"], "centre_error", 2),
+                _steps(part["copy_last"]["centre_error"], 2),
+                _steps(part["model"]["lost"], 2),
+            ]
+            lines.append(f"| {item} | {found['train']['steps']} | {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def probe(items: Sequence[str]) -> list[str]:
+    """Top-1 of each choice of features and of its controls."""
+    tables = {item: json.loads(Path(f"metrics/probe_{item}.json").read_text()) for item in items}
+    controls = sorted(set().union(*(table["controls"] for table in tables.values())))
+    lines = [f"| features | probe | {' | '.join(controls)} |", "|---" * (len(controls) + 2) + "|"]
+    for item, table in tables.items():
+        cells = [f"{table['controls'][name]['top1']:.1%}" if name in table["controls"] else "" for name in controls]
+        ours = table["probe"]
+        lines.append(f"| {item} | {ours['top1']:.1%} ± {ours['top1_std']:.1%} | {' | '.join(cells)} |")
+    return lines
+
+
+KINDS: dict[str, Callable[[Sequence[str]], list[str]]] = {
+    "runs": runs,
+    "grid": grid,
+    "motion": motion,
+    "circle": circle,
+    "probe": probe,
+}
+
+
+def command(model: str, run: str, *, file: str = RUNS) -> str:
+    """The same as a DVC experiment of the main pipeline: one training, with the seed of params.yaml, and the whole
+    evaluation, on the test split."""
+    assignments = (_assignment(key, value) for key, value in changes(model, run, runs=file).items())
+    quoted = (f"'{text}'" if set(text) & set("[]{} ") else text for text in assignments)
+    return f"dvc exp run --queue {' '.join(f'-S {text}' for text in quoted)} evaluate@{model}"
+
+
+def _assignment(key: str, value: object) -> str:
+    """As DVC takes it: YAML in flow style, which needs no quotes here."""
+    return f"{key}={json.dumps(value)}".replace('"', "")
+
+
+def _read(item: str) -> dict:
+    return json.loads((METRICS / f"{'_'.join(item.split())}.json").read_text())
+
+
+def _curve(item: str) -> pd.DataFrame:
+    return pd.read_csv(CURVES / f"{'_'.join(item.split())}.csv")
+
+
+def _steps(values: dict[str, float], digits: int) -> str:
+    return " / ".join(f"{value:.{digits}f}" for value in values.values())
+
+
+def _spread(row: dict[str, dict[str, float]], metric: str, digits: int) -> str:
+    return f"{_steps(row[metric], digits)} ± {max(row[f'{metric}_std'].values()):.{digits}f}"
+
+
+def _first(when: pd.Series, value: pd.Series, form: str) -> list[str]:
+    return [form.format(value[when].iloc[0]) if when.any() else "never"]

@@ -1,0 +1,33 @@
+"""Stage circle, of experiments/dvc.yaml: a model on the moving circle, trained with every seed."""
+
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+
+from pipeline.evaluation.figures import filter_sheet, prediction_sheet
+from pipeline.experiments.circle import run_circle, summarise
+from pipeline.experiments.settings import load_experiment
+from pipeline.experiments.trial import every_seed
+from pipeline.results import write_metrics
+from pipeline.video.shards import RATES
+from stages.entry import matrix_item, run
+
+
+def main() -> None:
+    model = matrix_item("circle", ("lvln", "one_frame"))
+    experiment, folder = load_experiment(model, "circle"), Path("runs/experiments", f"circle_{model}")
+    shards = {rate: Path("data/circles", str(rate)) for rate in RATES}
+    trial = partial(run_circle, model=model, experiment=experiment, shards=shards, run=folder)
+    trials = every_seed(trial, experiment, key=f"train.{model}.hardware.device")
+    write_metrics(Path(f"metrics/experiments/circle_{model}.json"), summarise(trials))
+    first, name = trials[0], f"circle_{model}"
+    title = f"{model} on circles held out, after {first.steps} steps"
+    prediction_sheet(Path(f"plots/circle/{name}.png"), **vars(first.pictures), title=title)
+    frames, before, after = first.seen
+    path = Path(f"plots/circle/{name}_filter.png")
+    filter_sheet(path, frames=frames, before=before, after=after, title=f"{model}: {first.filter}")
+    rmtree(folder)
+
+
+if __name__ == "__main__":
+    run("circle", main)

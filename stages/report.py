@@ -1,0 +1,16 @@
+"""Stage report, of experiments/dvc.yaml: experiments/template.md and the metrics of all runs -> docs/experiments.md."""
+
+from pathlib import Path
+
+from pipeline.experiments.tables import fill
+from stages.entry import run
+
+
+def main() -> None:
+    page = Path("docs/experiments.md")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(fill(Path("experiments/template.md").read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run("report", main)
