@@ -123,7 +123,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Step], Path]:
             used |= {words} if words in command else set()
             command = command.replace(words, other)
         start = time.monotonic()
-        shell.stdin.write(f"{{ {command}\n}} </dev/null\necho; echo {END} $?\n")
+        shell.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '\\n%s %s\\n' {END} $?\n")
         shell.stdin.flush()
         lines = []
         while not (line := shell.stdout.readline()).startswith(END):

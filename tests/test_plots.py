@@ -1,0 +1,39 @@
+"""The plots page: every chart has a title and axes, and is drawn by a template that is here or DVC's own."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.import_closure import ROOT
+
+TEMPLATES = {file.stem: file.read_text() for file in (ROOT / ".dvc/plots").glob("*.json")}
+
+
+def charts() -> Iterator[tuple[str, dict]]:
+    tree = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    for entry in tree["plots"]:
+        yield from entry.items()
+    for stage in tree["stages"].values():
+        for name, properties in (item for entry in stage.get("plots", []) for item in entry.items()):
+            if name.endswith(".csv"):
+                yield name, properties
+
+
+@pytest.mark.parametrize(("name", "properties"), charts())
+def test_a_chart_has_title_and_axes(name: str, properties: dict) -> None:
+    assert {"title", "x", "y"} <= set(properties), name
+    assert properties.get("template", "linear") in {"linear", *TEMPLATES}
+    if isinstance(properties["y"], dict):
+        assert {"x_label", "y_label"} <= set(properties), name
+        fields = list(properties["y"].values())
+        assert all(field == fields[0] for field in fields), "one field, so that a curve is a file"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_takes_title_data_and_axes(name: str) -> None:
+    json.loads(TEMPLATES[name])
+    for anchor in ("DATA", "TITLE", "X", "Y", "X_LABEL"):
+        assert f"<DVC_METRIC_{anchor}>" in TEMPLATES[name]
+    assert f"template: {name}\n" in (ROOT / "dvc.yaml").read_text()
