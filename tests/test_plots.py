@@ -21,7 +21,7 @@ def charts() -> Iterator[tuple[str, dict]]:
                 yield name, properties
 
 
-@pytest.mark.parametrize(("name", "properties"), charts())
+@pytest.mark.parametrize(("name", "properties"), list(charts()))
 def test_a_chart_has_title_and_axes(name: str, properties: dict) -> None:
     assert {"title", "x", "y"} <= set(properties), name
     assert properties.get("template", "linear") in {"linear", *TEMPLATES}
