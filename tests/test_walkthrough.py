@@ -55,7 +55,7 @@ def read(page: str) -> tuple[list[Step], str]:
 
 def plain(line: str) -> str:
     """Without what differs from run to run and from machine to machine: numbers, digests, times, widths."""
-    line = re.sub(r"\x1b\[[0-9;]*m|─{2,}", "", line)
+    line = re.sub(r"\x1b\[[0-9;]*m|[├└│]?─{2,}", "", line)
     line = re.sub(r"\d+:\d+ [AP]M|[A-Z][a-z]{2} \d{2}, \d{4}|\b[0-9a-f]{7}\b", "#", line)
     line = re.sub(r"(?<![\w-])-?\d+(\.\d+)?(e-?\d+)?\b", "#", line)
     return " ".join(line.split())
