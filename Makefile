@@ -1,14 +1,18 @@
 # make repro   the whole pipeline, from videos to probe
+# make experiments   the report's experiments, and docs/experiments.md
 # make test    the fast tests; `make test-all` adds the slow ones
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-all lint setup
+.PHONY: repro experiments test test-all lint setup
 
 repro: setup
 	python -m stages.check
 	dvc repro
+
+experiments: setup
+	dvc repro experiments/dvc.yaml
 
 test: setup
 	python -m pytest

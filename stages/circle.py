@@ -5,18 +5,21 @@ from pathlib import Path
 from shutil import rmtree
 
 from pipeline.evaluation.figures import filter_sheet, prediction_sheet
-from pipeline.experiments.circle import run_circle, summarise
+from pipeline.experiments.circle import make_shards, run_circle, summarise
 from pipeline.experiments.settings import load_experiment
 from pipeline.experiments.trial import every_seed
+from pipeline.params import load_section
 from pipeline.results import write_metrics
-from pipeline.video.shards import RATES
+from pipeline.video.plan import DecodeConfig
+from pipeline.video.source import SourceConfig
 from stages.entry import matrix_item, run
 
 
 def main() -> None:
     model = matrix_item("circle", ("lvln", "one_frame"))
     experiment, folder = load_experiment(model, "circle"), Path("runs/experiments", f"circle_{model}")
-    shards = {rate: Path("data/circles", str(rate)) for rate in RATES}
+    source = load_section("params.yaml", "source", SourceConfig)
+    shards = make_shards(source, load_section("params.yaml", "decode", DecodeConfig), folder / "data")
     trial = partial(run_circle, model=model, experiment=experiment, shards=shards, run=folder)
     trials = every_seed(trial, experiment, key=f"train.{model}.hardware.device")
     write_metrics(Path(f"metrics/experiments/circle_{model}.json"), summarise(trials))

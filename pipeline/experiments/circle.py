@@ -18,7 +18,13 @@ from pipeline.experiments.settings import Experiment
 from pipeline.experiments.trial import start
 from pipeline.training.loop import train
 from pipeline.video.clips import Clips, as_images
-from pipeline.video.shards import open_videos
+from pipeline.video.index import read_index
+from pipeline.video.ingest import ingest
+from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest
+from pipeline.video.plan import DecodeConfig, plan_rows
+from pipeline.video.shards import RATES, open_videos
+from pipeline.video.source import SourceConfig, fetch
+from pipeline.video.ucf101 import LISTS, read_labels, read_split
 
 SPLITS = {"trained": "train", "held_out": "test"}
 PICTURED = 3  # clips
@@ -35,6 +41,20 @@ class CircleTrial:
     pictures: Pictures
     filter: Filter
     seen: tuple[Tensor, Tensor, Tensor]
+
+
+def make_shards(source: SourceConfig, decode: DecodeConfig, folder: Path) -> dict[int, Path]:
+    """The circle's videos as shards at every rate, in a folder that is made; what the stages fetch and decode do."""
+    raw = folder / "raw"
+    fetch(replace(source, kind="circles"), raw, downloads=folder)
+    index, paths = read_index(raw)
+    labels, split = read_labels(raw / LISTS), read_split(raw / LISTS, decode.split)
+    rows = plan_rows(index.itertuples(), labels=labels, split=split, config=decode)
+    manifest = make_manifest(ingest(rows, paths, folder / "shards", decode, work=folder / "work"))
+    check_verdicts(manifest, decode)
+    check_splits(manifest, decode)
+    check_accounts(manifest, index, folder / "shards")
+    return {rate: folder / "shards" / str(rate) for rate in RATES}
 
 
 def run_circle(seed: int, *, model: str, experiment: Experiment, shards: Mapping[int, Path], run: Path) -> CircleTrial:
