@@ -1,31 +1,36 @@
-"""Hidden states of a frozen network after a whole video, as features (report, section 5).
+"""Hidden states of a frozen network after a clip, as features (report, section 5), under four conditions.
 
 Choices (numbers at 128×160 and width 64): `deepest`, all of C4's states (15,360); `subsample`, every 128th number
-of C1 … C3's, flattened as (C, H, W) and joined (10,080); `combined`, both (25,440). Beside them the control,
-`encoder`: the frozen encoder's own taps, averaged over space and frames (1,024), which know no motion.
+of C1 … C3's, flattened as (C, H, W) and joined (10,080); `combined`, both (25,440). `pooled`: mean and maximum over
+space of every branch's state (Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video
+Representations", 2016, average each level). `attentive`: every branch's state on one grid of tokens, for a head that
+looks where it wants. Beside them `encoder`: the frozen encoder's own taps, averaged over space and frames (1,024).
 
-Shapes: B videos, T frames, C channels, H × W of a level; features (videos, numbers).
+Conditions: `trained`; and as controls `untrained`, the same network with fresh weights around the same encoder;
+`still`, the clip's last frame repeated; `shuffled`, the clip's frames in an order drawn for each clip.
+
+Shapes: B clips, T frames, C channels, H × W of a level, N tokens; features (clips, numbers) or (clips, N, C).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from pipeline.nets.build import build_net
 from pipeline.nets.encoder import TAPS
-from pipeline.nets.ladder import LEVELS, Ladder, States
+from pipeline.nets.ladder import LEVELS, Encoded, Ladder, States
 from pipeline.params import AtLeast
 from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import as_images, read_frames
-from pipeline.video.shards import StoredVideo
+from pipeline.video.shards import StoredVideo, names_digest
 
-STORED = ("deepest", "subsample", "encoder")
+CONDITIONS = ("trained", "untrained", "still", "shuffled")
+STORED = {"deepest": np.float32, "subsample": np.float32, "pooled": np.float32, "attentive": np.float16}
 SUBSAMPLE = 128
 
 
@@ -35,65 +40,128 @@ class FeaturesConfig:
 
     model: Literal["lvln", "one_frame", "full_res", "lvln_warp"]
     fps: Literal[25, 15, 10]
-    batch: Annotated[int, AtLeast(1)]  # videos at a time
+    clips: Annotated[int, AtLeast(1)]  # of a video, evenly spaced; their scores are averaged
+    frames: Annotated[int, AtLeast(0)]  # of a clip; 0: the whole video
+    token_stride: Annotated[int, AtLeast(1)]  # pixels that a token of `attentive` covers, each way
+    batch: Annotated[int, AtLeast(1)]  # clips at a time
+    seed: Annotated[int, AtLeast(0)]  # of the untrained network, and of the shuffled orders
     device: Literal["auto", "cpu", "cuda"]
 
+    def __post_init__(self) -> None:
+        if self.frames == 0 and self.clips != 1:
+            raise ValueError(f"frames is 0, the whole video: clips is {self.clips}; allowed: 1")
 
-def select(states: States) -> dict[str, Tensor]:
-    """Hidden states of C1 … C4 -> the stored choices, (B, numbers) each."""
-    *shallow, deepest = (torch.cat(hidden, 1).flatten(1) for hidden in states[:LEVELS])
-    return {"deepest": deepest, "subsample": torch.cat(shallow, 1)[:, ::SUBSAMPLE]}
+
+def check_split(card: ModelCard, test: Sequence[StoredVideo], *, model: str) -> None:
+    """ValueError unless the test videos are those that the model's training held back."""
+    if card.held_back != names_digest(test):
+        raise ValueError(
+            f"models/{model}.safetensors was trained on another split than that of data/shards: it may have seen the "
+            f"test videos of decode.split. Train it on this one with: dvc repro train@{model}"
+        )
+
+
+def check_tokens(card: ModelCard, stride: int) -> None:
+    """ValueError unless the tokens cover the frames exactly."""
+    if card.height % stride or card.width % stride:
+        raise ValueError(
+            f"features.token_stride: {stride} does not divide the model's frames of {card.height}×{card.width} pixels"
+        )
+
+
+def network_for(condition: str, net: Ladder, card: ModelCard, *, seed: int) -> Ladder:
+    """The trained network, or, when `untrained`, one of the same shape and encoder with fresh weights."""
+    if condition != "untrained":
+        return net
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = build_net(card.model, card.net, height=card.height, width=card.width)
+    fresh.encoder.load_state_dict(net.encoder.state_dict())
+    return fresh.eval()
+
+
+def windows(video: StoredVideo, config: FeaturesConfig) -> list[tuple[int, int]]:
+    """(first frame, frames) of the video's clips, from its start to its end; one clip lies in the middle. A video
+    shorter than a clip is taken whole, each time."""
+    length = min(config.frames or video.info.frames, video.info.frames)
+    room = video.info.frames - length
+    if config.clips == 1:
+        return [(room // 2, length)]
+    return [(round(i * room / (config.clips - 1)), length) for i in range(config.clips)]
+
+
+def read_clip(video: StoredVideo, window: tuple[int, int], condition: str, *, seed: tuple[int, int]) -> Tensor:
+    """uint8 (T, 3, H, W) as the condition has it; seed: of the shuffled order, the config's and the clip's number."""
+    frames = read_frames(video, *window)
+    if condition == "still":
+        return frames[-1:].expand(len(frames), -1, -1, -1)
+    if condition == "shuffled":
+        return frames[np.random.default_rng(seed).permutation(len(frames))]
+    return frames
+
+
+def select(states: States, hidden: Sequence[Tensor], *, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """States of C1 … C4 and the network's `hidden` maps -> the stored choices; grid: rows and columns of tokens."""
+    *shallow, deepest = (torch.cat(level, 1).flatten(1) for level in states[:LEVELS])
+    return {
+        "deepest": deepest,
+        "subsample": torch.cat(shallow, 1)[:, ::SUBSAMPLE],
+        "pooled": torch.cat([x for h in hidden for x in (h.mean((2, 3)), h.amax((2, 3)))], 1),
+        "attentive": torch.cat([_on_grid(h, grid) for h in hidden], 1).flatten(2).transpose(1, 2),
+    }
+
+
+def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *grid): means of what a token covers, or, of a coarser level, the nearest place."""
+    finer = maps.shape[2] >= grid[0]
+    return F.adaptive_avg_pool2d(maps, grid) if finer else F.interpolate(maps, grid, mode="nearest")
 
 
 @torch.no_grad()
-def watch(net: Ladder, videos: Sequence[Tensor], *, height: int, width: int) -> dict[str, Tensor]:
-    """Feeds whole videos, each uint8 (T, 3, H, W) of its own length, at height × width pixels
-    -> features (B, numbers) by name.
+def watch(
+    net: Ladder,
+    clips: Sequence[Tensor],
+    *,
+    height: int,
+    width: int,
+    token_stride: int,
+    still: bool = False,
+    encoder: bool = False,
+) -> dict[str, Tensor]:
+    """Feeds clips, each uint8 (T, 3, H, W) of its own length, at height × width pixels -> features by name, a row a
+    clip. still: the frames of each are all the same, and encoded once. encoder: with the encoder's own.
 
-    The videos advance together, the longest first; each leaves the batch after its last frame.
+    The clips advance together, the longest first; each leaves the batch after its last frame.
     """
-    order = sorted(range(len(videos)), key=lambda i: -len(videos[i]))
+    order = sorted(range(len(clips)), key=lambda i: -len(clips[i]))
     device = next(net.parameters()).device
+    grid = height // token_stride, width // token_stride
     found: dict[int, dict[str, Tensor]] = {}
-    states, encoder_sums = None, None
-    for t in range(len(videos[order[0]])):
-        active = sum(len(video) > t for video in videos)
-        stacked = torch.stack([videos[i][t] for i in order[:active]]).to(device)
-        taps = net.tap(as_images(stacked, height=height, width=width))
-        taps["layer4"] = net.encoder.deepest(taps["layer3"])
-        states = tuple(tuple(h[:active] for h in hidden) for hidden in states) if states else None
-        states = net.observe(net.project(taps), states)
-        pooled = torch.cat([taps[name].mean((2, 3)) for name in TAPS], 1)
-        encoder_sums = pooled if encoder_sums is None else encoder_sums[:active] + pooled
-        ending = [row for row in range(active) if len(videos[order[row]]) == t + 1]
+    states, encoded, sums = None, None, None
+    for t in range(len(clips[order[0]])):
+        active = sum(len(clip) > t for clip in clips)
+        if encoded is None or not still:
+            stacked = torch.stack([clips[i][t] for i in order[:active]]).to(device)
+            taps = net.tap(as_images(stacked, height=height, width=width))
+            encoded = net.project(taps)
+        else:
+            encoded = _first(encoded, active)
+        states = net.observe(encoded, states and tuple(tuple(h[:active] for h in level) for level in states))
+        if encoder:
+            taps["layer4"] = net.encoder.deepest(taps["layer3"])
+            pooled = torch.cat([taps[name].mean((2, 3)) for name in TAPS], 1)
+            sums = pooled if sums is None else sums[:active] + pooled
+        ending = [row for row in range(active) if len(clips[order[row]]) == t + 1]
         if ending:
-            features = select(states) | {"encoder": encoder_sums / (t + 1)}
+            features = select(states, net.hidden(states), grid=grid) | ({"encoder": sums / (t + 1)} if encoder else {})
             found |= {order[row]: {name: value[row].cpu() for name, value in features.items()} for row in ending}
-    return {name: torch.stack([found[i][name] for i in range(len(videos))]) for name in STORED}
+    return {name: torch.stack([found[i][name] for i in range(len(clips))]) for name in found[0]}
 
 
-def extract(
-    net: Ladder, card: ModelCard, videos: Sequence[StoredVideo], splits: Sequence[str], out: Path, *, batch: int
-) -> dict[str, int]:
-    """Writes out/videos.csv (a row a video: key, action, label, group, split) and out/<name>.npy, float32
-    (videos, numbers), row by row in the same order; no more than a batch of videos is in memory. Returns how many
-    numbers a video has under each name."""
-    out.mkdir(parents=True, exist_ok=True)
-    table = [(v.key, v.info.action, v.info.label, v.info.group, s) for v, s in zip(videos, splits, strict=True)]
-    pd.DataFrame(table, columns=["video", "action", "label", "group", "split"]).to_csv(out / "videos.csv", index=False)
-    files: dict[str, np.ndarray] = {}
-    for first, loaded in _batches(videos, batch):
-        for name, values in watch(net, loaded, height=card.height, width=card.width).items():
-            if name not in files:
-                shape = (len(videos), values.shape[1])
-                files[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.float32, shape)
-            files[name][first : first + len(loaded)] = values.numpy()
-    return {name: file.shape[1] for name, file in files.items()}
+def _first(encoded: Encoded, count: int) -> Encoded:
+    return {name: [x[:count] for x in tensors] for name, tensors in encoded.items()}
 
 
-def _batches(videos: Sequence[StoredVideo], size: int) -> Iterator[tuple[int, list[Tensor]]]:
-    with tqdm(total=len(videos), desc="features", unit="video") as progress:
-        for first in range(0, len(videos), size):
-            chosen = videos[first : first + size]
-            yield first, [read_frames(video, 0, video.info.frames) for video in chosen]
-            progress.update(len(chosen))
+def settings_of(config: FeaturesConfig) -> dict[str, object]:
+    """What the features depend on; where they are computed is not among it."""
+    return {name: value for name, value in asdict(config).items() if name != "device"}

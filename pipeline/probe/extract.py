@@ -1,0 +1,130 @@
+"""Features of every clip, streamed to files; an interrupted run carries on.
+
+Rows are written into files of their full size in the run folder. Every few seconds, once the disk has them, a small
+record says how many clips are done; a run with the same settings, model, videos and code goes on from there, and ends
+with the same bytes, since its batches are the same. No more than a batch of clips is in memory.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.nets.ladder import Ladder
+from pipeline.probe.features import STORED, FeaturesConfig, network_for, read_clip, settings_of, watch, windows
+from pipeline.training.checkpoint import fingerprint, load_state, save_state
+from pipeline.training.interruption import only_one
+from pipeline.training.model_card import ModelCard
+from pipeline.video.shards import StoredVideo
+
+PROGRESS = "progress.pt"
+SAVE_SECONDS = 5.0
+
+
+def extract(
+    net: Ladder,
+    card: ModelCard,
+    videos: Sequence[StoredVideo],
+    splits: Sequence[str],
+    out: Path,
+    *,
+    condition: str,
+    config: FeaturesConfig,
+    model_sha256: str,
+    work: Path,
+) -> dict[str, list[int]]:
+    """Makes the folder `out`: videos.csv (a row a video: video, action, label, group, split) and <name>.npy, of which
+    rows i · clips … (i + 1) · clips − 1 are the clips of video i. net: the trained network, on its device; splits: of
+    each video; work: where an interrupted run leaves its rows. Returns the shape of a row under each name."""
+    with only_one(work / "lock"):
+        rows = work / "rows"
+        stored = [(video.key, video.info) for video in videos]
+        settings = (settings_of(config), condition, card, model_sha256, stored, list(splits))
+        mark = fingerprint(settings, (), net.encoder)
+        saved = load_state(work / PROGRESS, mark) if rows.exists() else None
+        done = saved["done"] if saved else 0
+        if saved:
+            print(f"carrying on: {done} clips are in {work}")
+        else:
+            shutil.rmtree(rows, ignore_errors=True)
+            rows.mkdir()
+        shapes = _fill(rows, net, card, videos, done, condition, config, progress=_Progress(work / PROGRESS, mark))
+        table = [(v.key, v.info.action, v.info.label, v.info.group, s) for v, s in zip(videos, splits, strict=True)]
+        columns = ["video", "action", "label", "group", "split"]
+        pd.DataFrame(table, columns=columns).to_csv(rows / "videos.csv", index=False, lineterminator="\n")
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(rows, out)
+        (work / PROGRESS).unlink(missing_ok=True)
+    return shapes
+
+
+def _fill(
+    rows: Path,
+    net: Ladder,
+    card: ModelCard,
+    videos: Sequence[StoredVideo],
+    done: int,
+    condition: str,
+    config: FeaturesConfig,
+    *,
+    progress: "_Progress",
+) -> dict[str, list[int]]:
+    """Writes the clips from number `done` on."""
+    device = next(net.parameters()).device
+    watching = network_for(condition, net, card, seed=config.seed).to(device)
+    clips, total = config.clips, len(videos) * config.clips
+    with tqdm(total=total, initial=done, desc=f"features, {condition}", unit="clip") as bar:
+        for first in range(done, total, config.batch):
+            numbers = range(first, min(first + config.batch, total))
+            places = [(videos[i // clips], i % clips, i) for i in numbers]
+            loaded = [
+                read_clip(video, windows(video, config)[clip], condition, seed=(config.seed, i))
+                for video, clip, i in places
+            ]
+            found = watch(
+                watching,
+                loaded,
+                height=card.height,
+                width=card.width,
+                token_stride=config.token_stride,
+                still=condition == "still",
+                encoder=condition == "trained",
+            )
+            _write(rows, found, first, total)
+            progress.save(rows, first + len(loaded), last=first + len(loaded) == total)
+            bar.update(len(loaded))
+    return {file.stem: list(np.load(file, mmap_mode="r").shape[1:]) for file in sorted(rows.glob("*.npy"))}
+
+
+def _write(rows: Path, found: Mapping[str, Tensor], first: int, total: int) -> None:
+    """Each file is opened anew, so that its pages do not stay in memory."""
+    for name, values in found.items():
+        file, dtype = rows / f"{name}.npy", STORED.get(name, np.float32)
+        if file.exists():
+            array = np.lib.format.open_memmap(file, "r+")
+        else:
+            array = np.lib.format.open_memmap(file, "w+", dtype, (total, *values.shape[1:]))
+        array[first : first + len(values)] = values.numpy()
+
+
+class _Progress:
+    """Records how many clips are done, every few seconds and after the last."""
+
+    def __init__(self, path: Path, mark: str):
+        self.path, self.mark, self.saved = path, mark, time.monotonic()
+
+    def save(self, rows: Path, done: int, *, last: bool) -> None:
+        if not last and time.monotonic() - self.saved < SAVE_SECONDS:
+            return
+        for file in rows.glob("*.npy"):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        save_state(self.path, {"fingerprint": self.mark, "done": done})
+        self.saved = time.monotonic()
