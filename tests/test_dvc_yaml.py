@@ -49,7 +49,7 @@ def test_a_stage_is_file_section_and_metrics(name: str) -> None:
     assert stage["cmd"].startswith(f"python -m stages.{name}")
     assert (ROOT / f"stages/{name}.py").is_file()
     sections = {str(param).split(".")[0] for param in stage["params"]}
-    assert sections == {{"fetch": "source"}.get(name, name)}
+    assert sections == {{"fetch": "source", "controls": "probe"}.get(name, name)}
     ((metrics, options),) = [next(iter(entry.items())) for entry in stage["metrics"]]
     assert metrics.startswith(f"metrics/{name}")
     assert options == {"cache": False}

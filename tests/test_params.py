@@ -134,8 +134,8 @@ def test_every_parameter_file_is_valid(file: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "old", "new", "message"),
     [
-        ("features", "model: lvln", "model: foo", "features.model: 'foo' is not allowed; allowed: 'lvln'"),
-        ("probe", "hidden: 2000", "hidden: 0", "probe.hidden: 0 is out of range"),
+        ("features", "model: lvln_warp", "model: foo", "features.model: 'foo' is not allowed; allowed: 'lvln'"),
+        ("probe", "hidden: 256", "hidden: 0", "probe.head.hidden: 0 is out of range"),
         (
             "train",
             "width: 16",
@@ -172,7 +172,7 @@ def test_parameter_files_are_written_as_dvc_rewrites_them(file: Path, tmp_path: 
     copy = tmp_path / "params.yaml"
     copy.write_text(file.read_text())
     with modify_yaml(str(copy)) as data:
-        data["probe"]["hidden"] = 77
+        data["probe"]["epochs"] = 77
     before, after = file.read_text().splitlines(), copy.read_text().splitlines()
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-    assert [b.split("#")[0].rstrip() for _, b in changed] == ["  hidden: 77"]
+    assert [b.split("#")[0].rstrip() for _, b in changed] == ["  epochs: 77"]

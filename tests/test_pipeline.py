@@ -12,20 +12,25 @@ from pathlib import Path
 import pytest
 
 from pipeline.evaluation.score import PREDICTORS
+from pipeline.nets.encoder import TAPS
 from pipeline.params import MODELS, read_yaml
 from tests.import_closure import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-CHOICES = ("deepest", "subsample", "combined")
+CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
+CONDITIONS = ("trained", "untrained", "still", "shuffled")
+TABLE = {"top1", "top1_std", "top1_low", "top1_high", "top5"}  # of a probe and of each of its controls
 ALL = {
     "fetch",
     "decode",
-    "features",
+    "controls",
+    *(f"features@{condition}" for condition in CONDITIONS),
     *(f"{stage}@{model}" for stage in ("train", "evaluate") for model in MODELS),
     *(f"probe@{choice}" for choice in CHOICES),
 }
-PROBES = {f"probe@{choice}" for choice in CHOICES}
+FEATURES = {f"features@{condition}" for condition in CONDITIONS}
+PROBES = {"controls", *(f"probe@{choice}" for choice in CHOICES)}
 
 
 def call(folder: Path, *command: str, check: bool = True) -> str:
@@ -94,8 +99,11 @@ def test_metrics_have_their_keys(project: Path) -> None:
         assert set(metrics["curriculum"]) == {*map(str, range(1, phases + 1)), "copy_last"}
     for choice in CHOICES:
         metrics = json.loads((project / f"metrics/probe_{choice}.json").read_text())
-        assert {"top1", "top5", "top1_std", "features"} == set(metrics["probe"])
-        assert {"encoder", "chance"} == set(metrics["controls"])
+        assert {*TABLE, "per_class", "confusion"} == set(metrics["probe"])
+        controls = {"chance", "encoder", *TAPS, *CONDITIONS} - {"trained"}
+        assert controls == set(metrics["controls"]) == set(metrics["gain"])
+        assert all(set(row) == TABLE for row in metrics["controls"].values())
+        assert all(set(row) == {"top1", "top1_low", "top1_high"} for row in metrics["gain"].values())
     decode = json.loads((project / "metrics/decode.json").read_text())
     assert decode["videos"] == {"found": 176, "good": 176, "bad": 0, "absent": 0}
     tracked = call(project, "git", "ls-files", "metrics", "plots").split()
@@ -115,8 +123,8 @@ def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
         ("train.one_frame.optimizer.lr", "1e-4", {"train@one_frame"}),
         ("train.lvln.curriculum.1.epochs", "2", {"train@lvln"}),
         ("evaluate.step", "5", {f"evaluate@{model}" for model in MODELS}),
-        ("features.batch", "3", {"features"}),
-        ("probe.hidden", "17", PROBES),
+        ("features.batch", "3", FEATURES),
+        ("probe.head.hidden", "17", PROBES),
         ("decode.jpeg_quality", "90", {"decode"}),
         ("decode.scheduler", "1", {"decode"}),
         ("source.motions.seed", "9", {"fetch"}),

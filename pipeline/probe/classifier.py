@@ -1,16 +1,15 @@
-"""The probe: an MLP with one hidden layer on frozen features (report, section 5).
+"""The probe's training: a small head on frozen features (report, section 5).
 
-Trained on the training groups; the epoch is chosen on the validation groups; the test list is read once, with the
-weights of that epoch. One feature vector a video, so every accuracy is at video level.
+Trained on the clips of the training groups; the epoch is chosen on the validation groups; the test list is read once,
+with the weights of that epoch. A video's score is the mean of its clips' probabilities, so every accuracy is at video
+level but the training one.
 
-Shapes: N videos, F numbers a video, K classes.
+Shapes: V videos, S clips in all, K classes.
 """
 
 import copy
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean, pstdev
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,23 +19,31 @@ from torch import Tensor, nn
 
 from pipeline.device import pick_device
 from pipeline.params import Above, AtLeast, Between
+from pipeline.probe.accuracy import top_k
+from pipeline.probe.heads import HeadConfig, Standardise, make_net
+from pipeline.probe.samples import Samples, Splits
 
-CHOICES = ("deepest", "subsample", "combined")
+SCORED = 256  # clips at a time, where nothing is learned
+MOMENTUM = 0.9  # of SGD
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
     """Section `probe`."""
 
-    hidden: Annotated[int, AtLeast(1)]  # 2000 in the report
-    batch_norm: bool
+    head: HeadConfig
     dropout: Annotated[float, Between(0, 0.9)]
-    standardize: bool  # features to mean 0 and deviation 1 of the training videos
-    lr: Annotated[float, Above(0)]  # of Adam
-    weight_decay: Annotated[float, AtLeast(0)]
-    batch: Annotated[int, AtLeast(2)]
+    standardize: bool  # features to mean 0 and deviation 1 of the training clips
+    optimizer: Literal["adam", "sgd"]
+    schedule: Literal["constant", "cosine"]  # of the learning rate
+    lr: Annotated[float, Above(0)]
+    weight_decay: Annotated[float, AtLeast(0)]  # decoupled from Adam's gradients
+    batch: Annotated[int, AtLeast(2)]  # clips
     epochs: Annotated[int, AtLeast(1)]
+    validate_every: Annotated[float, Above(0)]  # epochs, on `validation_share` of the validation videos: only a curve
+    validation_share: Annotated[float, Above(0), Between(0, 1)]
     seeds: tuple[Annotated[int, AtLeast(0)], ...]  # one run each; accuracies are their mean
+    bootstrap: Annotated[int, AtLeast(1)]  # resamples of the groups, for 95 % intervals
     device: Literal["auto", "cpu", "cuda"]
 
     def __post_init__(self) -> None:
@@ -45,108 +52,106 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
-class Subset:
-    """Features (N, F) float32 and labels (N,) int64 of one split."""
-
-    features: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, features: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> "Subset":
-        """The rows where `chosen` is true. ValueError when there is none."""
-        if not chosen.any():
-            raise ValueError("a split of the probe is empty; the lists and decode.validation_groups leave it no video")
-        return cls(torch.from_numpy(features[chosen]), torch.from_numpy(labels[chosen]))
-
-    def to(self, device: torch.device) -> "Subset":
-        return Subset(self.features.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
 class ProbeRun:
-    """One seed's result. curve: a row an epoch with training and validation top-1; scores: of the test videos,
-    (N, K); epoch: the one chosen, from 1."""
+    """One seed's result. curve: a row an epoch with training (clips) and validation (videos) top-1; sample: a row
+    every `validate_every` epochs with top-1 on the share of the validation videos (report, Fig. 10); scores: of the
+    test videos, (V, K); epoch: the one chosen, from 1."""
 
     curve: list[dict[str, float]]
+    sample: list[dict[str, float]]
     scores: Tensor
     epoch: int
 
 
-def read_features(folder: Path, choice: str) -> np.ndarray:
-    """(videos, numbers) float32 of deepest, subsample, combined (both) or encoder, as features.py wrote them."""
-    parts = ("deepest", "subsample") if choice == "combined" else (choice,)
-    return np.concatenate([np.load(folder / f"{part}.npy") for part in parts], 1)
-
-
-def top_k(scores: Tensor, labels: Tensor, k: int) -> float:
-    """Share of videos whose label is among the k highest scores; with fewer than k classes, 1."""
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices  # (N, k)
-    return float((best == labels[:, None]).any(1).double().mean())
-
-
-def run_probe(
-    config: ProbeConfig, train: Subset, validation: Subset, test: Subset, *, classes: int, seed: int
-) -> ProbeRun:
-    """Trains one MLP and scores the test videos with the weights of the epoch that is best on the validation
-    groups (the earliest of equals by top-1, then by loss)."""
+def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int) -> ProbeRun:
+    """Trains one head and scores the test videos with the weights of the epoch that is best on the validation groups
+    (the earliest of equals by top-1, then by loss)."""
     device = pick_device(config.device, key="probe.device")
-    train, validation, test = train.to(device), validation.to(device), test.to(device)
-    if config.standardize:
-        centre, spread = train.features.mean(0), train.features.std(0, correction=0).clamp(min=1e-6)
-        train, validation, test = (
-            Subset((subset.features - centre) / spread, subset.labels) for subset in (train, validation, test)
-        )
+    train, validation, test = splits
+    rng = np.random.default_rng(seed)
+    share = max(1, round(config.validation_share * len(validation.videos)))
+    sample = validation.some(np.sort(rng.permutation(len(validation.videos))[:share]))
     with torch.random.fork_rng():  # nn's initialisation and dropout draw from the global generators
         torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Linear(train.features.shape[1], config.hidden),
-            *([nn.BatchNorm1d(config.hidden)] if config.batch_norm else []),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, classes),
-        ).to(device)
-        optimizer = torch.optim.Adam(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        curve, best, weights, chosen = [], (-1.0, 0.0), None, 0
+        head = make_net(config.head, train.shape, classes, dropout=config.dropout)
+        net = nn.Sequential(Standardise(*_moments(train)), head) if config.standardize else head
+        net.to(device)
+        # Whole batches are as equal in size as can be: batch norm needs more than one clip in each.
+        count = max(1, len(train) // config.batch)
+        optimizer, schedule = _optimizer(config, net, steps=count * config.epochs)
+        every = max(1, round(config.validate_every * count))
+        curve, samples, best, weights, chosen = [], [], (-1.0, 0.0), None, 0
         for epoch in range(1, config.epochs + 1):
-            correct = _train_epoch(net, optimizer, train, config.batch)
-            guess = _score(net, validation.features)
+            correct = 0
+            for i, rows in enumerate(np.array_split(rng.permutation(len(train)), count), start=1):
+                correct += _step(net, optimizer, train, rows, device)
+                schedule.step()
+                step = (epoch - 1) * count + i
+                if step % every == 0:
+                    samples.append(
+                        {"epoch": step / count, "validation": top_k(_score(net, sample, device), sample.labels, 1)}
+                    )
+            guess = _score(net, validation, device)
             accuracy = top_k(guess, validation.labels, 1)
-            curve.append({"epoch": epoch, "train": correct, "validation": accuracy})
-            standing = (accuracy, -float(F.cross_entropy(guess, validation.labels)))
+            curve.append({"epoch": epoch, "train": correct / len(train), "validation": accuracy})
+            standing = (accuracy, -float(F.nll_loss(guess.clamp(min=1e-12).log(), validation.labels)))
             if standing > best:
                 best, weights, chosen = standing, copy.deepcopy(net.state_dict()), epoch
+        if weights is None:
+            raise ValueError(f"probe.lr: {config.lr} makes the loss infinite in the first epoch; lower it")
         net.load_state_dict(weights)
-    return ProbeRun(curve, _score(net, test.features).cpu(), chosen)
+    return ProbeRun(curve, samples, _score(net, test, device), chosen)
 
 
-def summarise(runs: Sequence[ProbeRun], labels: Tensor) -> dict[str, float]:
-    """Mean over the seeds of top-1 and top-5 on the test videos, top-1's spread (population deviation)."""
-    top1 = [top_k(run.scores, labels, 1) for run in runs]
-    top5 = [top_k(run.scores, labels, 5) for run in runs]
-    return {"top1": round(mean(top1), 6), "top1_std": round(pstdev(top1), 6), "top5": round(mean(top5), 6)}
+def _optimizer(
+    config: ProbeConfig, net: nn.Module, *, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    settings = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adam":
+        optimizer = torch.optim.AdamW(net.parameters(), **settings)
+    else:
+        optimizer = torch.optim.SGD(net.parameters(), momentum=MOMENTUM, **settings)
+    if config.schedule == "constant":
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
 
 
-def chance(train: Subset, test: Subset, *, classes: int) -> dict[str, float]:
-    """Accuracy of always naming the classes that are most frequent in training."""
-    counts = torch.bincount(train.labels, minlength=classes).double().expand(len(test.labels), -1)
-    return {f"top{k}": round(top_k(counts, test.labels, k), 6) for k in (1, 5)}
-
-
-def _train_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, train: Subset, batch: int) -> float:
+def _step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, train: Samples, rows: np.ndarray, device: torch.device
+) -> int:
+    """One step on the clips `rows`; how many of them were right."""
     net.train()
-    correct = 0
-    # Whole batches are as equal in size as can be: batch norm needs more than one video in each.
-    for rows in torch.randperm(len(train.labels)).tensor_split(max(1, len(train.labels) // batch)):
-        scores = net(train.features[rows])
-        loss = F.cross_entropy(scores, train.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        correct += int((scores.argmax(1) == train.labels[rows]).sum())
-    return correct / len(train.labels)
+    labels = train.labels[rows // train.clips].to(device)
+    scores = net(train.take(rows).to(device))
+    loss = F.cross_entropy(scores, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return int((scores.argmax(1) == labels).sum())
 
 
 @torch.no_grad()
-def _score(net: nn.Module, features: Tensor) -> Tensor:
+def _score(net: nn.Module, samples: Samples, device: torch.device) -> Tensor:
+    """Probabilities of the videos, (V, K), on the CPU: the means of their clips'."""
     net.eval()
-    return net(features)
+    parts = np.arange(len(samples))
+    found = [
+        net(samples.take(rows).to(device)).softmax(1).cpu()
+        for rows in np.split(parts, range(SCORED, len(parts), SCORED))
+    ]
+    return torch.cat(found).unflatten(0, (-1, samples.clips)).mean(1)
+
+
+def _moments(samples: Samples) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each number, or of each token's channel, over all clips, in one pass; a deviation of none
+    is 1e-6."""
+    total, squares, count = 0, 0, 0
+    parts = np.arange(len(samples))
+    for rows in np.split(parts, range(SCORED, len(parts), SCORED)):
+        values = samples.take(rows).double().flatten(0, -2)  # (rows or tokens, numbers)
+        total, squares, count = total + values.sum(0), squares + values.square().sum(0), count + len(values)
+    mean = total / count
+    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), spread.float().clamp(min=1e-6)

@@ -1,0 +1,77 @@
+"""From test scores to the table of a probe: accuracies, intervals, confusion, and the gain over controls.
+
+Shapes: V videos, K classes, G groups; scores (V, K), a run (seed) each.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, pstdev
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.evaluation.intervals import GroupMeans
+
+
+def top_k(scores: Tensor, labels: Tensor, k: int) -> float:
+    """Share of videos whose label is among the k highest scores; with fewer than k classes, 1."""
+    best = scores.topk(min(k, scores.shape[1]), dim=1).indices  # (V, k)
+    return float((best == labels[:, None]).any(1).double().mean())
+
+
+def right(runs: Sequence[Tensor], labels: Tensor) -> np.ndarray:
+    """(V,): in which share of the runs the video's class was named."""
+    return torch.stack([(scores.argmax(1) == labels).double() for scores in runs]).mean(0).numpy()
+
+
+def chance(train: Tensor, videos: int, *, classes: int) -> Tensor:
+    """Scores (V, K) of always naming the classes that are most frequent among the training labels."""
+    return torch.bincount(train, minlength=classes).double().expand(videos, -1)
+
+
+def interval(values: np.ndarray, groups: Sequence, *, resamples: int) -> dict[str, float]:
+    """{low, high} of the mean of (V,), the ends of its 95 % interval over groups; empty with fewer than two groups."""
+    means = GroupMeans()
+    means.add({"value": torch.from_numpy(np.asarray(values, float))[:, None]}, groups)
+    low, high = means.interval("value", resamples=resamples, seed=0)
+    return {"low": float(low[0]), "high": float(high[0])} if np.isfinite(low[0]) else {}
+
+
+def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence, *, resamples: int) -> dict[str, float]:
+    """Means over the runs of top-1 and top-5; top-1's spread over them (population deviation) and its interval."""
+    top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
+    ends = interval(right(runs, labels), groups, resamples=resamples)
+    return {
+        "top1": mean(top1),
+        "top1_std": pstdev(top1),
+        "top5": mean(top5),
+        **{f"top1_{end}": value for end, value in ends.items()},
+    }
+
+
+def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> dict[str, dict]:
+    """per_class: mean top-1 of the runs; confusion: {actual: {named: share of the class's videos}}, those above 0."""
+    counts = sum(
+        torch.bincount(labels * scores.shape[1] + scores.argmax(1), minlength=scores.shape[1] ** 2).double()
+        for scores in runs
+    ).view(runs[0].shape[1], -1)
+    shares = (counts / counts.sum(1, keepdim=True)).tolist()
+    present = sorted(set(labels.tolist()))
+    return {
+        "per_class": {names[k]: shares[k][k] for k in present},
+        "confusion": {
+            names[k]: {names.get(j, str(j)): share for j, share in enumerate(shares[k]) if share} for k in present
+        },
+    }
+
+
+def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence, *, resamples: int) -> dict[str, dict]:
+    """{control: {top1, low, high}}: the probe's top-1 minus the control's, video by video. probe (V,) and the columns
+    of controls (V,): shares of runs that were right."""
+    found = {}
+    for name in controls:
+        difference = probe - controls[name].to_numpy()
+        ends = interval(difference, groups, resamples=resamples)
+        found[name] = {"top1": float(difference.mean()), **{f"top1_{end}": value for end, value in ends.items()}}
+    return found

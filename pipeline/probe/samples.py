@@ -1,0 +1,75 @@
+"""Stored features as samples: a clip is a sample, and a video has the same number of clips as every other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+CONDITIONS = ("trained", "untrained", "still", "shuffled")  # features.py's; reading shall not make them again
+CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
+PARTS = {"combined": ("deepest", "subsample")}  # choices that join others
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The clips of one split. parts: the files, (all clips, …) each, joined along the last axis; columns of it that
+    are used; videos: numbers of the videos (V,), labels (V,) int64; clips: of each video."""
+
+    parts: tuple[np.ndarray, ...]
+    columns: slice
+    videos: np.ndarray
+    labels: Tensor
+    clips: int
+
+    def __len__(self) -> int:
+        return len(self.videos) * self.clips
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample: (numbers,) or (tokens, channels)."""
+        return tuple(self.take(np.zeros(1, int)).shape[1:])
+
+    def take(self, samples: np.ndarray) -> Tensor:
+        """float32 (B, …) of samples 0 … len − 1, a video's clips side by side."""
+        rows = self.videos[samples // self.clips] * self.clips + samples % self.clips
+        parts = [torch.from_numpy(part[rows][..., self.columns]).float() for part in self.parts]
+        return torch.cat(parts, -1)
+
+    def some(self, chosen: np.ndarray) -> "Samples":
+        """Those of the videos numbered so within the split."""
+        return Samples(self.parts, self.columns, self.videos[chosen], self.labels[chosen], self.clips)
+
+
+class Splits(NamedTuple):
+    train: Samples
+    validation: Samples
+    test: Samples
+
+
+def read_videos(folder: Path) -> pd.DataFrame:
+    """videos.csv of a folder that the stage features made. ValueError when there is none."""
+    if not (folder / "videos.csv").exists():
+        raise ValueError(f"no features in {folder}; make them with: dvc repro features@{folder.name}")
+    return pd.read_csv(folder / "videos.csv")
+
+
+def read_splits(folder: Path, name: str, *, columns: slice = slice(None)) -> Splits:
+    """A choice's features, or the encoder's, of the three splits; they stay on the disk until they are taken.
+    ValueError when a split has no video, or when the files do not hold the same number of clips of each video."""
+    videos = read_videos(folder)
+    parts = tuple(np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS.get(name, (name,)))
+    clips, rest = divmod(len(parts[0]), len(videos))
+    if rest or not clips or any(len(part) != len(parts[0]) for part in parts):
+        raise ValueError(f"{folder}: {[len(part) for part in parts]} rows do not fit {len(videos)} videos")
+    found = []
+    for split in Splits._fields:
+        chosen = np.flatnonzero(videos["split"] == split)
+        if not len(chosen):
+            raise ValueError(f"{folder}: no {split} video; the lists and decode.validation_groups leave none")
+        labels = torch.from_numpy(videos["label"].to_numpy()[chosen].astype(np.int64))
+        found.append(Samples(parts, columns, chosen, labels, clips))
+    return Splits(*found)
