@@ -92,13 +92,13 @@ def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int) -
                         {"epoch": step / count, "validation": top_k(_score(net, sample, device), sample.labels, 1)}
                     )
             guess = _score(net, validation, device)
+            if not guess.isfinite().all():
+                raise ValueError(f"probe.lr: {config.lr} makes the scores infinite in epoch {epoch}; lower it")
             accuracy = top_k(guess, validation.labels, 1)
             curve.append({"epoch": epoch, "train": correct / len(train), "validation": accuracy})
             standing = (accuracy, -float(F.nll_loss(guess.clamp(min=1e-12).log(), validation.labels)))
             if standing > best:
                 best, weights, chosen = standing, copy.deepcopy(net.state_dict()), epoch
-        if weights is None:
-            raise ValueError(f"probe.lr: {config.lr} makes the loss infinite in the first epoch; lower it")
         net.load_state_dict(weights)
     return ProbeRun(curve, samples, _score(net, test, device), chosen)
 
