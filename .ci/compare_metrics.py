@@ -33,9 +33,11 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
     "loss": 0.002,
     "train": 0.002,  # losses
     "validation": 0.002,
-    "top1": 0.06,  # of 112 test videos: 6
-    "top1_std": 0.06,
-    "top5": 0.06,
+    "top1": 0.08,  # of 112 test videos: 9; training a probe on other features amplifies what they differ by
+    "top1_std": 0.08,
+    "top5": 0.08,
+    "per_class": 0.45,  # of 14 test videos: 6
+    "confusion": 0.45,
 }
 BASELINES = {"copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle"}
 UNTRAINED = {  # of the baselines, which no training touches; flow follows the processor's rounding
@@ -69,7 +71,7 @@ def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], obj
 
 def allowed(path: tuple[str, ...], value: object) -> float:
     """How far a number may lie from `value`."""
-    if "chance" in path or not isinstance(value, (int, float)):
+    if ("chance" in path and "gain" not in path) or not isinstance(value, (int, float)):
         return 0
     tolerances = DATA if "data" in path else UNTRAINED if BASELINES & set(path) else TOLERANCES
     for name in reversed(path):
@@ -86,7 +88,8 @@ def differences(committed: dict, now: dict) -> list[str]:
     before, after = flatten(committed), flatten(now)
     lines = []
     for path in sorted(before.keys() | after.keys()):
-        old, new = before.get(path, "absent"), after.get(path, "absent")
+        missing = 0.0 if "confusion" in path else "absent"  # where nobody was taken for that class
+        old, new = before.get(path, missing), after.get(path, missing)
         numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
         if old != new and not (numbers and abs(new - old) <= allowed(path, old)):
             lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old):g})")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
 BASELINES = ("copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
-CHOICES = ("deepest", "subsample", "combined")
+CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
 
 
 def read(name: str) -> dict:
@@ -55,18 +55,32 @@ def gains(folder: str, models: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def probes() -> list[str]:
+def share(row: dict[str, float]) -> str:
+    """Top-1 in per cent, ± its spread over seeds, [interval]."""
+    ends = f" [{100 * row['top1_low']:.1f}, {100 * row['top1_high']:.1f}]" if "top1_low" in row else ""
+    return f"{100 * row['top1']:.1f} ± {100 * row['top1_std']:.1f}{ends}"
+
+
+def gain(row: dict[str, float]) -> str:
+    return f"{100 * row['top1']:+.1f} [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]"
+
+
+def probes(folder: str) -> list[str]:
+    """Two Markdown tables: every choice beside the controls of its own, and the controls that all share."""
     lines = [
-        "| probe features | numbers | top-1 | top-5 | encoder alone, top-1 | chance, top-1 |",
-        "|---|---|---|---|---|---|",
+        "| features | numbers | probe | untrained | one frame | shuffled | probe − encoder | probe − untrained |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for choice in CHOICES:
-        probe = read(f"metrics/probe_{choice}.json")
-        ours, encoder = probe["probe"], probe["controls"]["encoder"]
-        lines.append(
-            f"| {choice} | {ours['features']:,} | {ours['top1']:.1%} ± {ours['top1_std']:.1%} | {ours['top5']:.1%} "
-            f"| {encoder['top1']:.1%} ± {encoder['top1_std']:.1%} | {probe['controls']['chance']['top1']:.1%} |"
-        )
+        table = read(f"{folder}/probe_{choice}.json")
+        controls = [share(table["controls"][name]) for name in ("untrained", "still", "shuffled")]
+        cells = [f"{table['data']['numbers']:,}", share(table["probe"]), *controls]
+        cells += [gain(table["gain"][name]) for name in ("encoder", "untrained")]
+        lines.append(f"| {choice} | {' | '.join(cells)} |")
+    common = read(f"{folder}/controls.json")
+    names = ("encoder", "conv1", "layer1", "layer2", "layer3", "layer4", "chance")
+    lines += ["", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines.append(f"| top-1 (%) | {' | '.join(share(common[name]) for name in names)} |")
     return lines
 
 
@@ -81,13 +95,13 @@ def default_data() -> list[str]:
         "",
         *gains("metrics", ("lvln_warp",)),
         "",
-        *probes(),
+        *probes("metrics"),
     ]
 
 
 def real_data() -> list[str]:
     folder = "metrics/ucf101_mini"
-    return [*predictors(folder, ("lvln_warp",)), "", *gains(folder, ("lvln_warp",))]
+    return [*predictors(folder, ("lvln_warp",)), "", *gains(folder, ("lvln_warp",)), "", *probes(folder)]
 
 
 def ablations() -> list[str]:
