@@ -149,7 +149,7 @@ def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, va
     ("file", "expected"),
     [
         ("pipeline/nets/full_res.py", {"train@full_res", "evaluate@full_res"}),
-        ("pipeline/nets/lvln_warp.py", {"train@lvln_warp", "evaluate@lvln_warp"}),
+        ("pipeline/nets/lvln_warp.py", {"train@lvln_warp", "evaluate@lvln_warp", *FEATURES}),
         ("pipeline/evaluation/figures.py", {f"evaluate@{model}" for model in MODELS}),
         ("pipeline/probe/classifier.py", PROBES),
         ("pipeline/video/motions.py", {"fetch"}),
