@@ -50,7 +50,9 @@ def test_every_run_has_its_stage() -> None:
     staged = []
     for stage in STAGES.values():
         _, _, module, *arguments = stage["cmd"].split()
-        for key, items in stage.get("matrix", {}).items():
+        if module not in ("stages.experiment", "stages.circle"):
+            continue
+        for key, items in stage["matrix"].items():
             placed = [[word.replace(f"${{item.{key}}}", str(item)) for word in arguments] for item in items]
             staged += [(words[0], "circle") if module == "stages.circle" else tuple(words) for words in placed]
     assert sorted(staged) == sorted(RUNS)
@@ -200,7 +202,9 @@ def test_tables_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "| lvln overfit_5 | 1,500.00 | 3.00 | 1.25 |" in page
     assert page.startswith("before\n")
     assert page.endswith("after\n")
-    with pytest.raises(ValueError, match="grids is not allowed; allowed: runs, grid, motion, circle, probe"):
+    with pytest.raises(
+        ValueError, match="grids is not allowed; allowed: runs, grid, motion, circle, probe, gain, real_probe"
+    ):
         tables.fill("<!-- grids: lvln overfit_5 -->")
 
 

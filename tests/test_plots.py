@@ -8,17 +8,19 @@ import yaml
 
 from tests.import_closure import ROOT
 
+FILES = ("dvc.yaml", "experiments/dvc.yaml")
 TEMPLATES = {file.stem: file.read_text() for file in (ROOT / ".dvc/plots").glob("*.json")}
 
 
 def charts() -> Iterator[tuple[str, dict]]:
-    tree = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    for entry in tree["plots"]:
-        yield from entry.items()
-    for stage in tree["stages"].values():
-        for name, properties in (item for entry in stage.get("plots", []) for item in entry.items()):
-            if name.endswith(".csv"):
-                yield name, properties
+    for file in FILES:
+        tree = yaml.safe_load((ROOT / file).read_text())
+        for entry in tree["plots"]:
+            yield from entry.items()
+        for stage in tree["stages"].values():
+            for name, properties in (item for entry in stage.get("plots", []) for item in entry.items()):
+                if name.endswith(".csv"):
+                    yield name, properties
 
 
 @pytest.mark.parametrize(("name", "properties"), list(charts()))
@@ -36,4 +38,4 @@ def test_a_template_takes_title_data_and_axes(name: str) -> None:
     json.loads(TEMPLATES[name])
     for anchor in ("DATA", "TITLE", "X", "Y", "X_LABEL"):
         assert f"<DVC_METRIC_{anchor}>" in TEMPLATES[name]
-    assert f"template: {name}\n" in (ROOT / "dvc.yaml").read_text()
+    assert any(f"template: {name}\n" in (ROOT / file).read_text() for file in FILES)

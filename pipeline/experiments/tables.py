@@ -7,6 +7,9 @@ A marker is a line `<!-- <kind>: <item>, <item>, … -->`. Kinds:
     motion    <model> <run>    the loss at which motion shows
     circle    <model>          how far the predicted circle is off
     probe     <choice>         the probe's accuracy beside its controls
+    gain      <choice>         how much that is above them
+    real_probe, real_gain      the same of the real clips
+    models    <model>          the probe on other models, beside their untrained networks
 
 Every number is read from metrics/ and plots/, nothing is typed.
 """
@@ -14,6 +17,7 @@ Every number is read from metrics/ and plots/, nothing is typed.
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +25,7 @@ import pandas as pd
 from pipeline.experiments.settings import RUNS, changes, own_changes
 
 METRICS, CURVES = Path("metrics/experiments"), Path("plots/experiments")
+REAL = "metrics/ucf101_mini"
 SHOWN = {"psnr": 2, "ssim": 3, "psnr_moving": 2, "gradient_ratio": 2, "nyquist_ratio": 2}  # digits
 THRESHOLD = 0.1  # the loss below which, by the report, motion shows
 
@@ -111,15 +116,34 @@ def circle(items: Sequence[str]) -> list[str]:
     return lines
 
 
-def probe(items: Sequence[str]) -> list[str]:
+def probe(items: Sequence[str], *, folder: str = "metrics") -> list[str]:
     """Top-1 of each choice of features and of its controls."""
-    tables = {item: json.loads(Path(f"metrics/probe_{item}.json").read_text()) for item in items}
+    tables = {item: json.loads(Path(folder, f"probe_{item}.json").read_text()) for item in items}
     controls = sorted(set().union(*(table["controls"] for table in tables.values())))
     lines = [f"| features | probe | {' | '.join(controls)} |", "|---" * (len(controls) + 2) + "|"]
     for item, table in tables.items():
         cells = [f"{table['controls'][name]['top1']:.1%}" if name in table["controls"] else "" for name in controls]
-        ours = table["probe"]
-        lines.append(f"| {item} | {ours['top1']:.1%} ± {ours['top1_std']:.1%} | {' | '.join(cells)} |")
+        lines.append(f"| {item} | {_accuracy(table['probe'])} | {' | '.join(cells)} |")
+    return lines
+
+
+def gain(items: Sequence[str], *, folder: str = "metrics") -> list[str]:
+    """Differences in top-1, video by video, with 95 % intervals over groups."""
+    tables = {item: json.loads(Path(folder, f"probe_{item}.json").read_text())["gain"] for item in items}
+    names = ("chance", "encoder", "untrained", "still", "shuffled")
+    lines = [f"| features | {' | '.join(f'over {name}' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    for item, table in tables.items():
+        lines.append(f"| {item} | {' | '.join(_difference(table[name]) for name in names)} |")
+    return lines
+
+
+def models(items: Sequence[str]) -> list[str]:
+    """Top-1 of the trained and the untrained network, and the difference, as in `gain`."""
+    lines = ["| model | features | probe | untrained | over untrained |", "|---|---|---|---|---|"]
+    for item in items:
+        for choice, table in json.loads((METRICS / f"probe_{item}.json").read_text()).items():
+            cells = [_accuracy(table["probe"]), _accuracy(table["controls"]["untrained"])]
+            lines.append(f"| {item} | {choice} | {' | '.join(cells)} | {_difference(table['gain']['untrained'])} |")
     return lines
 
 
@@ -129,6 +153,10 @@ KINDS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "motion": motion,
     "circle": circle,
     "probe": probe,
+    "gain": gain,
+    "real_probe": partial(probe, folder=REAL),
+    "real_gain": partial(gain, folder=REAL),
+    "models": models,
 }
 
 
@@ -159,6 +187,14 @@ def _steps(values: dict[str, float], digits: int) -> str:
 
 def _spread(row: dict[str, dict[str, float]], metric: str, digits: int) -> str:
     return f"{_steps(row[metric], digits)} ± {max(row[f'{metric}_std'].values()):.{digits}f}"
+
+
+def _accuracy(row: dict[str, float]) -> str:
+    return f"{row['top1']:.1%} ± {row['top1_std']:.1%}"
+
+
+def _difference(row: dict[str, float]) -> str:
+    return f"{100 * row['top1']:+.1f} [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]"
 
 
 def _first(when: pd.Series, value: pd.Series, form: str) -> list[str]:

@@ -16,15 +16,53 @@ import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.device import pick_device
 from pipeline.nets.ladder import Ladder
-from pipeline.probe.features import STORED, FeaturesConfig, network_for, read_clip, settings_of, watch, windows
+from pipeline.probe.features import (
+    STORED,
+    FeaturesConfig,
+    check_split,
+    check_tokens,
+    network_for,
+    read_clip,
+    settings_of,
+    watch,
+    windows,
+)
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.interruption import only_one
 from pipeline.training.model_card import ModelCard
-from pipeline.video.shards import StoredVideo
+from pipeline.training.model_file import load_model
+from pipeline.video.digest import sha256_of
+from pipeline.video.shards import StoredVideo, open_videos
 
 PROGRESS = "progress.pt"
 SAVE_SECONDS = 5.0
+
+
+def extract_condition(
+    config: FeaturesConfig, condition: str, *, models: Path, shards: Path, out: Path, work: Path
+) -> tuple[dict[str, list[int]], int]:
+    """`extract` with config.model of the folder `models` and every video of `shards`, the folder of one rate; returns
+    its shapes and the number of videos. ValueError when the model was not trained on this split."""
+    model = models / f"{config.model}.safetensors"
+    net, card = load_model(model)
+    by_split = {split: open_videos(shards, split) for split in ("train", "validation", "test")}
+    check_split(card, by_split["test"], model=config.model)
+    check_tokens(card, config.token_stride)
+    videos = [video for members in by_split.values() for video in members]
+    shapes = extract(
+        net.to(pick_device(config.device, key="features.device")),
+        card,
+        videos,
+        [split for split, members in by_split.items() for _ in members],
+        out,
+        condition=condition,
+        config=config,
+        model_sha256=sha256_of(model),
+        work=work,
+    )
+    return shapes, len(videos)
 
 
 def extract(
