@@ -33,12 +33,15 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
     "loss": 0.002,
     "train": 0.002,  # losses
     "validation": 0.002,
-    "top1": 0.08,  # of 112 test videos: 9; training a probe on other features amplifies what they differ by
+    "top1": 0.16,  # measured, one thread against two: 0.05, and 0.09 in gains, of 112 test videos
     "top1_std": 0.08,
-    "top5": 0.08,
-    "per_class": 0.45,  # of 14 test videos: 6
-    "confusion": 0.45,
+    "top5": 0.16,  # measured: 0.13
+    "per_class": 0.6,  # of 14 test videos; measured: 0.45
+    "confusion": 0.6,
 }
+# Rounding decides which of the steps ahead this model's short training gets best. Measured, one thread against two:
+# PSNR 2.5 dB one frame ahead and 0.2 after it, SSIM 0.008, SSIM of moving pixels 0.045.
+UNSTEADY = {"lvln_warp": 15}  # times the tolerances above
 BASELINES = {"copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle"}
 UNTRAINED = {  # of the baselines, which no training touches; flow follows the processor's rounding
     "psnr": 0.05,
@@ -69,21 +72,21 @@ def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], obj
     return found
 
 
-def allowed(path: tuple[str, ...], value: object) -> float:
-    """How far a number may lie from `value`."""
+def allowed(path: tuple[str, ...], value: object, slack: float) -> float:
+    """How far a number may lie from `value`; slack: times the tolerance of what is trained."""
     if ("chance" in path and "gain" not in path) or not isinstance(value, (int, float)):
         return 0
     tolerances = DATA if "data" in path else UNTRAINED if BASELINES & set(path) else TOLERANCES
     for name in reversed(path):
         name = name.removesuffix("_low").removesuffix("_high")
         if name in tolerances:
-            return tolerances[name]
+            return tolerances[name] * (slack if tolerances is TOLERANCES else 1)
         if name in RELATIVE:
             return RELATIVE[name] * value
     return 0
 
 
-def differences(committed: dict, now: dict) -> list[str]:
+def differences(committed: dict, now: dict, slack: float = 1) -> list[str]:
     """A line for each value that is absent on one side or too far off."""
     before, after = flatten(committed), flatten(now)
     lines = []
@@ -91,9 +94,13 @@ def differences(committed: dict, now: dict) -> list[str]:
         missing = 0.0 if "confusion" in path else "absent"  # where nobody was taken for that class
         old, new = before.get(path, missing), after.get(path, missing)
         numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
-        if old != new and not (numbers and abs(new - old) <= allowed(path, old)):
-            lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old):g})")
+        if old != new and not (numbers and abs(new - old) <= allowed(path, old, slack)):
+            lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old, slack):g})")
     return lines
+
+
+def slack_of(file: str) -> float:
+    return next((factor for model, factor in UNSTEADY.items() if file.endswith(f"_{model}.json")), 1)
 
 
 def committed_metrics(revision: str) -> dict[str, dict]:
@@ -119,7 +126,7 @@ def main() -> None:
     lines = [
         f"{name}: {line}"
         for name in sorted(committed.keys() | now.keys())
-        for line in differences(committed.get(name, {}), now.get(name, {}))
+        for line in differences(committed.get(name, {}), now.get(name, {}), slack_of(name))
     ]
     if lines:
         sys.exit("\n".join(["metrics differ by more than the stated tolerance:", *lines]))
