@@ -60,7 +60,8 @@ def runs(items: Sequence[str]) -> list[str]:
     for cells, of in copies.items():
         name = "copy_last" if len(copies) == 1 else f"copy_last, clips of {', '.join(of)}"
         lines.append(f"| {name} | | | {' | '.join(cells)} |")
-    return [*lines, "", "```", *(command(*item.split()) for item in items), "```"]
+    fence = ["```", *(command(*item.split()) for item in items), "```"]
+    return [*lines, "", "<details><summary>As DVC experiments</summary>", "", *fence, "", "</details>"]
 
 
 def grid(items: Sequence[str]) -> list[str]:
