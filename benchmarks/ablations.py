@@ -18,12 +18,10 @@ import torch
 
 from benchmarks.measure import device_name, environment
 from pipeline.evaluation.score import EvaluateConfig, score
-from pipeline.nets.build import build_net
-from pipeline.nets.encoder import load_weights
+from pipeline.experiments.trial import start
 from pipeline.params import from_dict, load_section, read_yaml
 from pipeline.results import write_metrics
 from pipeline.training.config import TrainConfig
-from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import train
 from pipeline.video.shards import RATES, open_videos
 
@@ -68,12 +66,8 @@ def changed(changes: Mapping[str, object], *, seed: int) -> TrainConfig:
 
 def run(config: TrainConfig, evaluation: EvaluateConfig, shards: Path, folder: Path) -> dict[str, object]:
     """Trains and scores: {predictor: {metric: {step ahead: value}}}."""
-    fabric = make_fabric(config.hardware, key=f"train.{NAME}.hardware", height=config.height, width=config.width)
-    torch.manual_seed(config.seed)
-    net = build_net(NAME, config.net, height=config.height, width=config.width)
-    encoder = load_weights(net.encoder, config.encoder)
+    fabric, net, card = start(NAME, config)
     train(fabric, net, config, {rate: shards / str(rate) for rate in RATES}, name=NAME, run=folder)
-    card = config.card(NAME, encoder, held_back="")
     table, _ = score(net, card, open_videos(shards / str(evaluation.fps), "validation"), evaluation)
     for file in folder.iterdir():
         if file.is_file():

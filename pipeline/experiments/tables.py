@@ -105,7 +105,7 @@ def circle(items: Sequence[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for item in items:
-        found = json.loads((METRICS / f"circle_{item}.json").read_text())
+        found = _read(f"circle {item}")
         for where, label in (("trained", "the five"), ("held_out", "held out")):
             part = found[where]
             cells = [
@@ -142,7 +142,7 @@ def models(items: Sequence[str]) -> list[str]:
     """Top-1 of the trained and the untrained network, and the difference, as in `gain`."""
     lines = ["| model | features | probe | untrained | over untrained |", "|---|---|---|---|---|"]
     for item in items:
-        for choice, table in json.loads((METRICS / f"probe_{item}.json").read_text()).items():
+        for choice, table in _read(f"probe {item}").items():
             cells = [_accuracy(table["probe"]), _accuracy(table["controls"]["untrained"])]
             lines.append(f"| {item} | {choice} | {' | '.join(cells)} | {_difference(table['gain']['untrained'])} |")
     return lines
