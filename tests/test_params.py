@@ -1,12 +1,15 @@
 """params.yaml: what is accepted, what is refused and in which words; presets; how DVC rewrites it."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
 from pipeline.params import Above, AtLeast, Between, MultipleOf, ParamsError, from_dict, load_section, read_yaml
+from pipeline.video.decode import resample
 from stages.check import check
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +165,18 @@ def key_tree(node: object) -> object:
 @pytest.mark.parametrize("file", FILES[1:], ids=lambda file: file.name)
 def test_presets_have_the_key_tree_of_params_yaml(file: Path) -> None:
     assert key_tree(read_yaml(file)) == key_tree(read_yaml(ROOT / "params.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_clips_begin_at_each_place_of_the_rhythm(file: Path) -> None:
+    """Of 25 fps in 10 and 15: else a constant factor of speed is learned, and scored."""
+    tree = read_yaml(file)
+    steps = [section["clips"]["step"] for section in tree["train"].values()] + [tree["evaluate"]["step"]]
+    for fps, period in ((10, 2), (15, 3)):
+        gaps = np.diff(resample(np.arange(301), Fraction(1, 25), fps))
+        assert (gaps[period:] == gaps[:-period]).all()
+        assert len(set(gaps)) == 2
+        assert all(len({k * step % period for k in range(period)}) == period for step in steps)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
