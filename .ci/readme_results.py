@@ -1,5 +1,4 @@
-"""Writes the results tables of README.md from metrics/ and benchmarks/ablations.json, each between its two markers;
---check only compares.
+"""Writes the results tables of README.md from metrics/, each between its two markers; --check only compares.
 
 python .ci/readme_results.py [--check]
 """
@@ -11,6 +10,28 @@ from pathlib import Path
 MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
 BASELINES = ("copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
 CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
+
+SHOWN = {"psnr": 2, "ssim": 4, "psnr_moving": 2, "gradient_ratio": 2, "nyquist_ratio": 2}  # digits
+LEVERS = {  # runs of experiments/runs.yaml
+    "as_it_is": "as it is",
+    "residual": "adds a colour instead of moving pixels",
+    "redraw": "redraws, as the report",
+    "no_observed_flow": "no observed flow",
+    "cost_volume": "cost volume, radius 4",
+    "cost_volume_alone": "cost volume instead of observed flow",
+    "batch_norm": "batch norm",
+    "no_icnr": "no ICNR",
+    "no_observed_loss": "no loss on seeds",
+    "second_output": "second output, as the report's code (no loss on seeds)",
+    "report_loss": "the report's loss",
+    "laplacian": "Laplacian pyramid",
+    "ms_ssim": "MS-SSIM, L1, gradient difference",
+    "not_mirrored": "no mirroring, no reversal",
+    "cropped": "crops down to 0.8",
+    "strided": "random stride up to 2",
+    "sampling": "reverse scheduled sampling",
+    "ema": "running mean of the weights",
+}
 
 
 def read(name: str) -> dict:
@@ -104,31 +125,23 @@ def real_data() -> list[str]:
     return [*predictors(folder, ("lvln_warp",)), "", *gains(folder, ("lvln_warp",)), "", *probes(folder)]
 
 
-def ablations() -> list[str]:
-    found = read("benchmarks/ablations.json")
+def levers() -> list[str]:
     lines = [
-        "| lever | runs | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share "
+        "| lever | run | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share "
         "| first prediction is most like frame |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in sorted(found["rows"].items(), key=lambda item: item[1]["number"]):
-        cells = [str(row["runs"])]
-        for metric, digits in (
-            ("psnr", 2),
-            ("ssim", 4),
-            ("psnr_moving", 2),
-            ("gradient_ratio", 2),
-            ("nyquist_ratio", 2),
-        ):
-            values = row[metric]
-            spread = max(value["std"] for value in values.values())
-            cells.append(f"{steps({k: value['mean'] for k, value in values.items()}, digits)} ± {spread:.{digits}f}")
-        cells.append(", ".join(map(str, sorted(set(row["first_resembles"])))))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for run, name in LEVERS.items():
+        found = read(f"metrics/experiments/lvln_warp_{run}.json")
+        cells = []
+        for metric, digits in SHOWN.items():
+            spread = max(found["model"][f"{metric}_std"].values())
+            cells.append(f"{steps(found['model'][metric], digits)} ± {spread:.{digits}f}")
+        lines.append(f"| {name} | `{run}` | {' | '.join(cells)} | {', '.join(sorted(found['like']))} |")
     return lines
 
 
-TABLES = {"results": default_data, "real clips": real_data, "ablations": ablations}
+TABLES = {"results": default_data, "real clips": real_data, "levers": levers}
 
 
 def main() -> None:

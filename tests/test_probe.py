@@ -36,6 +36,7 @@ from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
 from pipeline.video.clips import as_images, read_frames
 from pipeline.video.shards import names_digest, open_videos
+from tests.committed import of_committed_figures
 from tests.import_closure import ROOT
 from tests.test_nets import VARIANTS, small
 
@@ -525,6 +526,7 @@ def test_gains_are_paired_by_video() -> None:
 # --- the committed figures -------------------------------------------------------------------------------------------
 
 
+@of_committed_figures
 def test_hidden_states_know_motion_where_frames_do_not() -> None:
     """The gate, on metrics/: the attentive probe of the generated videos, which no single frame tells apart."""
     table = json.loads((ROOT / "metrics/probe_attentive.json").read_text())

@@ -17,6 +17,7 @@ from pipeline.evaluation.score import Pictures
 from pipeline.experiments.settings import Experiment
 from pipeline.experiments.trial import start
 from pipeline.training.loop import train
+from pipeline.video.circles import VALIDATION_GROUPS
 from pipeline.video.clips import Clips, as_images
 from pipeline.video.index import read_index
 from pipeline.video.ingest import ingest
@@ -44,8 +45,9 @@ class CircleTrial:
 
 
 def make_shards(source: SourceConfig, decode: DecodeConfig, folder: Path) -> dict[int, Path]:
-    """The circle's videos as shards at every rate, in a folder that is made; what the stages fetch and decode do."""
-    raw = folder / "raw"
+    """The circle's videos as shards at every rate, in a folder that is made; what the stages fetch and decode do, with
+    the circle's own split."""
+    raw, decode = folder / "raw", replace(decode, split=1, validation_groups=tuple(VALIDATION_GROUPS))
     fetch(replace(source, kind="circles"), raw, downloads=folder)
     index, paths = read_index(raw)
     labels, split = read_labels(raw / LISTS), read_split(raw / LISTS, decode.split)

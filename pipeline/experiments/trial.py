@@ -33,6 +33,7 @@ from pipeline.video.shards import open_videos
 
 SHOWN = ("psnr", "ssim", "psnr_moving", "ssim_moving", "l1_moving", "nyquist_ratio", "gradient_ratio", "loss")
 PREDICTORS = ("model", "copy_last")
+SCORED = 64  # clips at most, the same in every run
 
 T = TypeVar("T")
 
@@ -80,7 +81,8 @@ def scored_clips(card: ModelCard, experiment: Experiment, shards: Mapping[int, P
     config, folder = experiment.evaluate, shards[experiment.evaluate.fps]
     if experiment.train.clips.overfit:
         return phase_clips(experiment.train, folder)[0]
-    return Clips(open_videos(folder, "validation"), length=card.seeds + config.horizon, step=config.step)
+    length = card.seeds + config.horizon
+    return Clips(open_videos(folder, "validation"), length=length, step=config.step, at_most=SCORED)
 
 
 def look(net: Ladder, card: ModelCard, clips: Clips, experiment: Experiment) -> Table:
