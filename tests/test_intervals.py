@@ -101,3 +101,41 @@ def test_no_interval_from_one_group(groups: list[int]) -> None:
     assert np.isnan([low, high]).all()
     assert means_of([1, 2, torch.nan, torch.nan], groups).mean("m") == 1.5
     assert np.isnan(means_of([torch.nan] * 4, groups).mean("m")).all()
+
+
+def strata_of(group: int) -> str:
+    """Twelve groups of "a", six of "b", one of "c"."""
+    return "a" if group < 12 else "b" if group < 18 else "c"
+
+
+def test_interval_within_strata_by_a_plain_loop() -> None:
+    """Groups drawn one by one from their own stratum, joined and averaged; levels differ by stratum, so that drawing
+    across them would be wider."""
+    random = np.random.default_rng(5)
+    groups = np.repeat(range(19), random.integers(1, 6, 19))
+    levels = np.array([{"a": 0.0, "b": 5.0, "c": 9.0}[strata_of(group)] for group in range(19)])
+    values = (levels + random.normal(size=19))[groups] + 0.3 * random.normal(size=len(groups))
+    low, high = means_of(values, groups.tolist()).interval("m", resamples=20000, seed=1, strata=strata_of)
+    clips = [values[groups == group] for group in range(19)]
+    means = []
+    for _ in range(5000):
+        drawn = [*random.integers(0, 12, 12), *random.integers(12, 18, 6), 18]
+        means.append(np.concatenate([clips[group] for group in drawn]).mean())
+    assert [low.item(), high.item()] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.03)
+    across = means_of(values, groups.tolist()).interval("m", resamples=20000, seed=1)
+    assert np.subtract(*across[::-1]) > 1.5 * (high - low)
+
+
+def test_one_stratum_is_none() -> None:
+    means = means_of(np.random.default_rng(0).normal(size=50), range(50))
+    assert means.interval("m", resamples=300, seed=1, strata=lambda _: "all") == means.interval(
+        "m", resamples=300, seed=1
+    )
+
+
+def test_no_interval_when_every_stratum_is_one_group() -> None:
+    """Each is in every resample; of two groups in one of them, an interval is made."""
+    means = means_of([1, 2, 3, 9], [1, 1, 2, 3])
+    assert np.isnan(means.interval("m", resamples=50, seed=0, strata=lambda group: group)).all()
+    low, high = means.interval("m", resamples=500, seed=0, strata=lambda group: group == 3)
+    assert (low.item(), high.item()) == (3, 5)  # of (1 + 2 + 3 + 9) / 4, 5 and 3

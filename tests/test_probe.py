@@ -498,16 +498,21 @@ def test_chance_is_the_most_frequent_class() -> None:
 
 RUNS = [torch.eye(3)[torch.tensor(named)] for named in ([0, 1, 2, 0], [0, 0, 2, 1])]
 LABELS = torch.tensor([0, 1, 2, 2])
+GROUPS = [("a", 1), ("a", 1), ("a", 2), ("a", 2)]
 
 
 def test_summary_and_classes_by_hand() -> None:
     assert right(RUNS, LABELS).tolist() == [1, 0.5, 1, 0]
-    table = summarise(RUNS, LABELS, [1, 1, 2, 2], resamples=500)
+    table = summarise(RUNS, LABELS, GROUPS, resamples=500)
     assert table["top1"] == pytest.approx(0.625)
     assert table["top1_std"] == pytest.approx(0.125)
     assert table["top5"] == 1
     assert (table["top1_low"], table["top1_high"]) == pytest.approx((0.5, 0.75))  # the two groups' own means
-    assert set(summarise(RUNS, LABELS, [1] * 4, resamples=5)) == {"top1", "top1_std", "top5"}
+    assert set(summarise(RUNS, LABELS, [("a", 1), ("b", 1), ("c", 2), ("c", 2)], resamples=5)) == {
+        "top1",
+        "top1_std",
+        "top5",
+    }
     tables = by_class(RUNS, LABELS, {0: "a", 1: "b", 2: "c"})
     assert tables["per_class"] == {"a": 1, "b": 0.5, "c": 0.5}
     assert tables["confusion"] == {"a": {"a": 1}, "b": {"a": 0.5, "b": 0.5}, "c": {"a": 0.25, "b": 0.25, "c": 0.5}}
@@ -517,10 +522,18 @@ def test_gains_are_paired_by_video() -> None:
     """Always better by the same amount: no interval, however much the videos differ."""
     probe = np.array([1.0, 0.5, 1.0, 0.5])
     controls = pd.DataFrame({"a": probe - 0.5, "b": [0.0, 0.0, 1.0, 1.0]})
-    found = gains(probe, controls, [1, 1, 2, 2], resamples=500)
+    found = gains(probe, controls, GROUPS, resamples=500)
     assert found["a"] == {"top1": 0.5, "top1_low": 0.5, "top1_high": 0.5}
     assert found["b"]["top1"] == 0.25
     assert (found["b"]["top1_low"], found["b"]["top1_high"]) == (-0.25, 0.75)
+
+
+def test_chance_on_balanced_classes_is_certain() -> None:
+    """As many groups of each class are in every resample."""
+    labels = torch.arange(4).repeat_interleave(6)
+    groups = [("abcd"[k], i // 2) for k in range(4) for i in range(6)]
+    table = summarise([chance(labels, 24, classes=4)], labels, groups, resamples=200)
+    assert (table["top1"], table["top1_low"], table["top1_high"]) == (0.25, 0.25, 0.25)
 
 
 # --- the committed figures -------------------------------------------------------------------------------------------

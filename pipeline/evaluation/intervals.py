@@ -1,12 +1,14 @@
 """Means of per-frame values with bootstrap intervals over groups.
 
 Clips of one group (a person, a background) are not independent: resampling clips would give intervals that are far
-too narrow. Whole groups are drawn with replacement instead (the cluster bootstrap).
+too narrow. Whole groups are drawn with replacement instead (the cluster bootstrap). Where groups lie within strata, as
+people within the actions they perform, they may be drawn within each, so that the strata stay as balanced as they are
+(Davison & Hinkley, Bootstrap Methods and their Application, 1997, sections 3.2 and 3.8).
 
 Shapes: B clips, K steps ahead, G groups.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -35,15 +37,23 @@ class GroupMeans:
         """(K,): frames that counted."""
         return self._stacked(metric).sum(0)[1]
 
-    def interval(self, metric: str, *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of the 95 % percentile interval of the mean, (K,) each; NaN at a step where fewer than two groups
-        have a frame that counted."""
+    def interval(
+        self, metric: str, *, resamples: int, seed: int, strata: Callable[[Hashable], Hashable] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the 95 % percentile interval of the mean, (K,) each; NaN at a step where no stratum has two groups
+        with a frame that counted. strata: a group's stratum, of which every resample has as many groups; without it
+        all groups are of one."""
         stacked = self._stacked(metric)  # (G, 2, K)
-        groups = len(stacked)
-        drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+        members: dict[Hashable, list[int]] = {}
+        for i, group in enumerate(self.totals[metric]):
+            members.setdefault(strata(group) if strata else None, []).append(i)
+        random, enough = np.random.default_rng(seed), np.zeros(stacked.shape[2], bool)
+        drawn = np.empty((resamples, len(stacked)), int)  # how often each group is in each resample
+        for rows in members.values():
+            drawn[:, rows] = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
+            enough |= (stacked[rows, 1] > 0).sum(0) > 1
         means = _ratio(np.einsum("rg,gsk->srk", drawn, stacked))  # (resamples, K)
         ends = np.full((2, stacked.shape[2]), np.nan)
-        enough = (stacked[:, 1] > 0).sum(0) > 1
         # A resample may miss every group with a frame that counts: it says nothing of the mean.
         ends[:, enough] = np.nanpercentile(means[:, enough], [2.5, 97.5], axis=0)
         return ends[0], ends[1]

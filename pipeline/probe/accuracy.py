@@ -1,9 +1,10 @@
 """From test scores to the table of a probe: accuracies, intervals, confusion, and the gain over controls.
 
-Shapes: V videos, K classes, G groups; scores (V, K), a run (seed) each.
+Shapes: V videos, K classes; scores (V, K), a run (seed) each. groups: of each video, (action, group).
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from statistics import mean, pstdev
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.intervals import GroupMeans
+
+Group = tuple[str, int]  # a group's number means nothing without its action
 
 
 def top_k(scores: Tensor, labels: Tensor, k: int) -> float:
@@ -30,15 +33,16 @@ def chance(train: Tensor, videos: int, *, classes: int) -> Tensor:
     return torch.bincount(train, minlength=classes).double().expand(videos, -1)
 
 
-def interval(values: np.ndarray, groups: Sequence, *, resamples: int) -> dict[str, float]:
-    """{low, high} of the mean of (V,), the ends of its 95 % interval over groups; empty with fewer than two groups."""
+def interval(values: np.ndarray, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
+    """{low, high} of the mean of (V,), the ends of its 95 % interval over groups, which are drawn within their actions:
+    the test list's balance of classes is given, not chance. Empty when no action has two groups."""
     means = GroupMeans()
     means.add({"value": torch.from_numpy(np.asarray(values, float))[:, None]}, groups)
-    low, high = means.interval("value", resamples=resamples, seed=0)
+    low, high = means.interval("value", resamples=resamples, seed=0, strata=itemgetter(0))
     return {"low": float(low[0]), "high": float(high[0])} if np.isfinite(low[0]) else {}
 
 
-def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence, *, resamples: int) -> dict[str, float]:
+def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
     """Means over the runs of top-1 and top-5; top-1's spread over them (population deviation) and its interval."""
     top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
     ends = interval(right(runs, labels), groups, resamples=resamples)
@@ -66,7 +70,7 @@ def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -
     }
 
 
-def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence, *, resamples: int) -> dict[str, dict]:
+def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence[Group], *, resamples: int) -> dict[str, dict]:
     """{control: {top1, low, high}}: the probe's top-1 minus the control's, video by video. probe (V,) and the columns
     of controls (V,): shares of runs that were right."""
     found = {}
