@@ -370,7 +370,7 @@ def test_precision_goes_with_the_device() -> None:
 
 
 def test_a_second_trainer_is_refused(shards: Path, tmp_path: Path) -> None:
-    with FileLock(tmp_path / "lock"), pytest.raises(RuntimeError, match="another process is training in"):
+    with FileLock(tmp_path / "lock"), pytest.raises(RuntimeError, match="another process is at work in"):
         run(config(), shards, tmp_path)
 
 
@@ -427,7 +427,7 @@ def test_a_damaged_state_is_named(tmp_path: Path, content: bytes | str) -> None:
         torch.save([1, 2], tmp_path / "state.pt")
     else:
         (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"state\.pt is damaged \(.+\); delete it, and training begins without it"):
+    with pytest.raises(ValueError, match=r"state\.pt is damaged \(.+\); delete it, and the run begins without it"):
         load_state(tmp_path / "state.pt", "a")
 
 

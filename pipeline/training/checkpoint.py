@@ -52,5 +52,5 @@ def load_state(path: Path, expected_fingerprint: str) -> dict[str, Any] | None:
         mark = state["fingerprint"]
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is damaged ({reason}); delete it, and training begins without it") from error
+        raise ValueError(f"{path} is damaged ({reason}); delete it, and the run begins without it") from error
     return state if mark == expected_fingerprint else None

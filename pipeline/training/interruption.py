@@ -1,4 +1,4 @@
-"""One trainer at a time in a run folder, and signals that wait for the end of a step."""
+"""One process at a time in a run folder, and signals that wait for the end of a step."""
 
 import ctypes
 import os
@@ -28,7 +28,7 @@ def only_one(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RuntimeError(f"another process is training in {path.parent}; wait for it or stop it") from None
+        raise RuntimeError(f"another process is at work in {path.parent}; wait for it or stop it") from None
     try:
         yield
     finally:
