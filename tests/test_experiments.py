@@ -159,11 +159,14 @@ def test_summary_by_hand(small, shards: Path, tmp_path: Path) -> None:
     better["resembles"]["1"] = {"0": 9.0, "1": 20.0, "2": 3.0, "3": 1.0}
     found = summarise([trial, replace(trial, tables=[better])])
     assert found["model"]["psnr"]["1"] == pytest.approx(trial.tables[-1]["model"]["psnr"]["1"] + 1)
-    assert found["model"]["psnr_std"]["1"] == pytest.approx(1)
+    assert found["model"]["psnr_std"]["1"] == pytest.approx(2**0.5)
     assert found["model"]["psnr_std"]["2"] == 0
     assert sum(found["like"].values()) == 2
     assert found["like"]["1"] >= 1
     assert found["train"]["seeds"] == 2
+    alone = summarise([trial])
+    assert alone["model"]["psnr"] == trial.tables[-1]["model"]["psnr"]
+    assert set(alone["model"]["psnr_std"].values()) == {0}
 
 
 def test_summary_of_the_circle() -> None:
@@ -176,7 +179,7 @@ def test_summary_of_the_circle() -> None:
     assert found["train"] == {"steps": 7, "seeds": 2}
     for where in ("trained", "held_out"):
         assert found[where]["model"]["centre_error"] == {"1": 2.0}
-        assert found[where]["model"]["centre_error_std"] == {"1": 1.0}
+        assert found[where]["model"]["centre_error_std"] == {"1": pytest.approx(2**0.5)}
         assert found[where]["copy_last"] == {"centre_error": {"1": 2.0}, "lost": {"1": 0.0}}
 
 

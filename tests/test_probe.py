@@ -505,7 +505,8 @@ def test_summary_and_classes_by_hand() -> None:
     assert right(RUNS, LABELS).tolist() == [1, 0.5, 1, 0]
     table = summarise(RUNS, LABELS, GROUPS, resamples=500)
     assert table["top1"] == pytest.approx(0.625)
-    assert table["top1_std"] == pytest.approx(0.125)
+    assert table["top1_std"] == pytest.approx(0.125 * 2**0.5)
+    assert summarise(RUNS[:1], LABELS, GROUPS, resamples=5)["top1_std"] == 0
     assert table["top5"] == 1
     assert (table["top1_low"], table["top1_high"]) == pytest.approx((0.5, 0.75))  # the two groups' own means
     assert set(summarise(RUNS, LABELS, [("a", 1), ("b", 1), ("c", 2), ("c", 2)], resamples=5)) == {

@@ -1,4 +1,4 @@
-"""Means of per-frame values with bootstrap intervals over groups.
+"""Means of per-frame values with bootstrap intervals over groups; and how far repeated runs spread.
 
 Clips of one group (a person, a background) are not independent: resampling clips would give intervals that are far
 too narrow. Whole groups are drawn with replacement instead (the cluster bootstrap). Where groups lie within strata, as
@@ -9,6 +9,7 @@ Shapes: B clips, K steps ahead, G groups.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import stdev
 
 import numpy as np
 from torch import Tensor
@@ -60,6 +61,11 @@ class GroupMeans:
 
     def _stacked(self, metric: str) -> np.ndarray:
         return np.stack(list(self.totals[metric].values()))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample's deviation (n − 1: a few seeds stand for all); 0 of one value."""
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _ratio(total: np.ndarray) -> np.ndarray:

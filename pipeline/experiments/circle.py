@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, pstdev
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from pipeline.evaluation.circle import centre_errors
 from pipeline.evaluation.filters import Filter, compare
 from pipeline.evaluation.score import Pictures
 from pipeline.experiments.settings import Experiment
-from pipeline.experiments.trial import start
+from pipeline.experiments.trial import over_trials, start
 from pipeline.training.loop import train
 from pipeline.video.circles import VALIDATION_GROUPS
 from pipeline.video.clips import Clips, as_images
@@ -86,23 +85,9 @@ def run_circle(seed: int, *, model: str, experiment: Experiment, shards: Mapping
 
 
 def summarise(trials: Sequence[CircleTrial]) -> dict[str, object]:
-    """{trained, held_out: {predictor: {metric: {step ahead: mean over the trials}}}}; for the model <metric>_std."""
+    """{trained, held_out: over_trials of it, and its data}."""
     summary: dict[str, dict] = {"train": {"steps": trials[0].steps, "seeds": len(trials)}}
     for where in SPLITS:
-        rows = [trial.tables[where] for trial in trials]
-        summary[where] = {
-            "model": _means([row["model"] for row in rows], spread=True),
-            "copy_last": _means([row["copy_last"] for row in rows], spread=False),
-        }
-        summary[where]["data"] = rows[0]["data"]
+        tables = [trial.tables[where] for trial in trials]
+        summary[where] = over_trials(tables) | {"data": tables[0]["data"]}
     return summary
-
-
-def _means(rows: Sequence[Mapping[str, Mapping[str, float]]], *, spread: bool) -> dict[str, dict[str, float]]:
-    found = {}
-    for metric, first in rows[0].items():
-        values = {k: [row[metric][k] for row in rows if k in row[metric]] for k in first}
-        found[metric] = {k: mean(seen) for k, seen in values.items()}
-        if spread:
-            found[f"{metric}_std"] = {k: pstdev(seen) for k, seen in values.items()}
-    return found

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 from typing import TypeVar
 
 import torch
 from lightning.fabric import Fabric
 
 from pipeline.device import pick_device
+from pipeline.evaluation.intervals import deviation
 from pipeline.evaluation.score import score_clips
 from pipeline.experiments.settings import Experiment
 from pipeline.nets.build import build_net
@@ -108,20 +109,12 @@ def _alone(parent: int) -> None:
 
 
 def summarise(trials: Sequence[Trial]) -> dict[str, object]:
-    """Means over the trials of what was seen last; for the model <metric>_std, the population deviation; like.<frame>:
-    in how many trials the first prediction was most like that frame of the clip."""
+    """over_trials of what was seen last; like.<frame>: in how many trials the first prediction was most like that frame
+    of the clip."""
     last = [trial.tables[-1] for trial in trials]
-    summary: dict[str, dict] = {}
-    for name in PREDICTORS:
-        for metric in last[0][name]:
-            values = {k: [table[name][metric][k] for table in last] for k in last[0][name][metric]}
-            row = summary.setdefault(name, {})
-            row[metric] = {k: mean(seen) for k, seen in values.items()}
-            if name == "model":
-                row[f"{metric}_std"] = {k: pstdev(seen) for k, seen in values.items()}
     first = [table["resembles"]["1"] for table in last]
     nearest = [max(psnr, key=psnr.get) for psnr in first]
-    return summary | {
+    return over_trials(last) | {
         "like": {frame: nearest.count(frame) for frame in sorted(set(nearest))},
         "train": {
             "loss": mean(trial.loss for trial in trials),
@@ -130,6 +123,19 @@ def summarise(trials: Sequence[Trial]) -> dict[str, object]:
             "parameters": trials[0].parameters,
         },
     }
+
+
+def over_trials(tables: Sequence[Table]) -> Table:
+    """Means over the trials at each step ahead, of those with a value there; for the model <metric>_std too, the sample
+    deviation, since the others differ in nothing that is trained."""
+    summary: Table = {name: {} for name in PREDICTORS}
+    for name, row in summary.items():
+        for metric, first in tables[0][name].items():
+            values = {k: [table[name][metric][k] for table in tables if k in table[name][metric]] for k in first}
+            row[metric] = {k: mean(seen) for k, seen in values.items()}
+            if name == "model":
+                row[f"{metric}_std"] = {k: deviation(seen) for k, seen in values.items()}
+    return summary
 
 
 def looks(trials: Sequence[Trial], *, horizon: int) -> list[dict[str, float]]:

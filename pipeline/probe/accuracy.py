@@ -5,14 +5,14 @@ Shapes: V videos, K classes; scores (V, K), a run (seed) each. groups: of each v
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from statistics import mean, pstdev
+from statistics import mean
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.intervals import GroupMeans
+from pipeline.evaluation.intervals import GroupMeans, deviation
 
 Group = tuple[str, int]  # a group's number means nothing without its action
 
@@ -43,12 +43,12 @@ def interval(values: np.ndarray, groups: Sequence[Group], *, resamples: int) -> 
 
 
 def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
-    """Means over the runs of top-1 and top-5; top-1's spread over them (population deviation) and its interval."""
+    """Means over the runs of top-1 and top-5; top-1's spread over them (sample deviation) and its interval."""
     top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
     ends = interval(right(runs, labels), groups, resamples=resamples)
     return {
         "top1": mean(top1),
-        "top1_std": pstdev(top1),
+        "top1_std": deviation(top1),
         "top5": mean(top5),
         **{f"top1_{end}": value for end, value in ends.items()},
     }
