@@ -36,6 +36,7 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
     "top1": 0.16,  # measured, one thread against two: 0.05, and 0.09 in gains, of 112 test videos
     "top1_std": 0.08,
     "top5": 0.16,  # measured: 0.13
+    "mean_class": 0.16,  # top1, where classes have as many videos
     "per_class": 0.6,  # of 14 test videos; measured: 0.45
     "confusion": 0.6,
 }

@@ -547,3 +547,4 @@ def test_hidden_states_know_motion_where_frames_do_not() -> None:
     assert table["probe"]["top1"] >= 0.8
     assert table["controls"]["encoder"]["top1"] < 0.25
     assert table["gain"]["encoder"]["top1_low"] > 0.5
+    assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos

@@ -55,15 +55,18 @@ def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *
 
 
 def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> dict[str, dict]:
-    """per_class: mean top-1 of the runs; confusion: {actual: {named: share of the class's videos}}, those above 0."""
+    """per_class: mean top-1 of the runs; mean_class: the mean of those, in which every class counts alike, however many
+    videos it has; confusion: {actual: {named: share of the class's videos}}, those above 0."""
     counts = sum(
         torch.bincount(labels * scores.shape[1] + scores.argmax(1), minlength=scores.shape[1] ** 2).double()
         for scores in runs
     ).view(runs[0].shape[1], -1)
     shares = (counts / counts.sum(1, keepdim=True)).tolist()
     present = sorted(set(labels.tolist()))
+    per_class = {names[k]: shares[k][k] for k in present}
     return {
-        "per_class": {names[k]: shares[k][k] for k in present},
+        "per_class": per_class,
+        "mean_class": mean(per_class.values()),
         "confusion": {
             names[k]: {names.get(j, str(j)): share for j, share in enumerate(shares[k]) if share} for k in present
         },
