@@ -83,7 +83,9 @@ def share(row: dict[str, float]) -> str:
 
 
 def gain(row: dict[str, float]) -> str:
-    return f"{100 * row['top1']:+.1f} [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]"
+    """The same of a difference, with its sign."""
+    ends = f" [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]" if "top1_low" in row else ""
+    return f"{100 * row['top1']:+.1f}{ends}"
 
 
 def probes(folder: str) -> list[str]:

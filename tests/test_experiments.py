@@ -219,6 +219,17 @@ def test_tables_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         tables.fill("<!-- grids: lvln overfit_5 -->")
 
 
+def test_a_gain_without_an_interval_is_shown_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few groups in every class."""
+    monkeypatch.chdir(tmp_path)
+    ends = {"top1": 0.25, "top1_low": -0.125, "top1_high": 0.5}
+    row = {name: ends for name in ("chance", "encoder", "untrained", "still")} | {"shuffled": {"top1": 0.25}}
+    Path("metrics").mkdir()
+    Path("metrics/probe_pooled.json").write_text(json.dumps({"gain": row}))
+    page = tables.fill("<!-- gain: pooled -->")
+    assert f"| pooled |{' +25.0 [-12.5, +50.0] |' * 4} +25.0 |" in page
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_stages_as_dvc_runs_them(tmp_path: Path) -> None:

@@ -195,7 +195,8 @@ def _accuracy(row: dict[str, float]) -> str:
 
 
 def _difference(row: dict[str, float]) -> str:
-    return f"{100 * row['top1']:+.1f} [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]"
+    ends = f" [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]" if "top1_low" in row else ""
+    return f"{100 * row['top1']:+.1f}{ends}"
 
 
 def _first(when: pd.Series, value: pd.Series, form: str) -> list[str]:
