@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.evaluation.score import EvaluateConfig
 from pipeline.params import MODELS, from_dict, load_section
 from pipeline.probe.classifier import ProbeConfig
-from pipeline.probe.features import FeaturesConfig
+from pipeline.probe.features import FeaturesConfig, check_tokens
 from pipeline.training.loop import TrainConfig
 from pipeline.video.plan import DecodeConfig
 from pipeline.video.source import SourceConfig
@@ -24,13 +24,14 @@ CONFIGS = {
 
 
 def check(file: Path) -> None:
-    """ParamsError for the first section with a problem."""
-    for section, config in CONFIGS.items():
-        load_section(file, section, config)
+    """ValueError for the first section with a problem, alone or beside the others."""
+    sections = {name: load_section(file, name, config) for name, config in CONFIGS.items()}
     for name in MODELS:
         settings = load_section(file, f"train.{name}", TrainConfig)
         variant = importlib.import_module(f"pipeline.nets.{name}")
         from_dict(settings.net, variant.Config, where=f"train.{name}.net", source=str(file))
+        if name == sections["features"].model:
+            check_tokens(sections["features"].token_stride, height=settings.height, width=settings.width)
 
 
 def main() -> None:

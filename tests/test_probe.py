@@ -278,8 +278,8 @@ def test_a_model_of_another_split_is_refused(shards: Path) -> None:
 
 
 def test_bad_feature_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features\.token_stride: 12 does not divide .* 32×32"):
-        check_tokens(CARD, 12)
+    with pytest.raises(ValueError, match=r"features\.token_stride: 12 does not divide .* 64×32"):
+        check_tokens(12, height=64, width=32)
     tree = vars(FEATURES)
     with pytest.raises(ValueError, match=r"features: frames is 0, the whole video: clips is 2; allowed: 1"):
         from_dict({**tree, "frames": 0}, FeaturesConfig, where="features")
@@ -441,6 +441,19 @@ def test_standardising_takes_the_training_clips_alone() -> None:
     assert not torch.allclose(ours, raw, atol=0.05)
 
 
+def test_the_last_step_is_watched_however_short_the_training() -> None:
+    """Three epochs, a row every hundred."""
+    watched = run_probe(replace(CONFIG, epochs=3, validate_every=100.0), blobs(40, spread=1.0), classes=4, seed=0)
+    assert [row["epoch"] for row in watched.sample] == [3]
+
+
+def test_one_training_clip_is_a_clear_error() -> None:
+    splits = blobs(40, spread=1.0)
+    with pytest.raises(ValueError, match=r"1 clip to train on; the probe needs at least 2"):
+        run_probe(CONFIG, splits._replace(train=splits.train.some(np.arange(1))), classes=4, seed=0)
+    run_probe(CONFIG, splits._replace(train=splits.train.some(np.arange(2))), classes=4, seed=0)
+
+
 def test_a_diverging_probe_is_a_clear_error() -> None:
     settings = replace(CONFIG, optimizer="sgd", lr=1e38, head=replace(CONFIG.head, kind="linear"))
     with pytest.raises(ValueError, match=r"probe\.lr: 1e\+38 makes the scores infinite"):
@@ -533,6 +546,7 @@ def test_chance_on_balanced_classes_is_certain() -> None:
     """As many groups of each class are in every resample."""
     labels = torch.arange(4).repeat_interleave(6)
     groups = [("abcd"[k], i // 2) for k in range(4) for i in range(6)]
+    assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos
     table = summarise([chance(labels, 24, classes=4)], labels, groups, resamples=200)
     assert (table["top1"], table["top1_low"], table["top1_high"]) == (0.25, 0.25, 0.25)
 
@@ -547,4 +561,3 @@ def test_hidden_states_know_motion_where_frames_do_not() -> None:
     assert table["probe"]["top1"] >= 0.8
     assert table["controls"]["encoder"]["top1"] < 0.25
     assert table["gain"]["encoder"]["top1_low"] > 0.5
-    assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos

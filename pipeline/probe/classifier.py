@@ -53,6 +53,8 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class ProbeRun:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; a seed may occur once, since its runs are all the same")
     """One seed's result. curve: a row an epoch with training (clips) and validation (videos) top-1; sample: a row
     every `validate_every` epochs with top-1 on the share of the validation videos (report, Fig. 10); scores: of the
     test videos, (V, K); epoch: the one chosen, from 1."""
@@ -65,21 +67,24 @@ class ProbeRun:
 
 def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int) -> ProbeRun:
     """Trains one head and scores the test videos with the weights of the epoch that is best on the validation groups
-    (the earliest of equals by top-1, then by loss)."""
+    (the earliest of equals by top-1, then by loss). ValueError with fewer than two training clips."""
     device = pick_device(config.device, key="probe.device")
     train, validation, test = splits
     rng = np.random.default_rng(seed)
     share = max(1, round(config.validation_share * len(validation.videos)))
     sample = validation.some(np.sort(rng.permutation(len(validation.videos))[:share]))
     with torch.random.fork_rng():  # nn's initialisation and dropout draw from the global generators
+    if len(train) < 2:
+        raise ValueError(f"{len(train)} clip to train on; the probe needs at least 2: more videos, or features.clips")
         torch.manual_seed(seed)
         head = make_net(config.head, train.shape, classes, dropout=config.dropout)
         net = nn.Sequential(Standardise(*_moments(train)), head) if config.standardize else head
         net.to(device)
         # Whole batches are as equal in size as can be: batch norm needs more than one clip in each.
         count = max(1, len(train) // config.batch)
-        optimizer, schedule = _optimizer(config, net, steps=count * config.epochs)
-        every = max(1, round(config.validate_every * count))
+        steps = count * config.epochs
+        optimizer, schedule = _optimizer(config, net, steps=steps)
+        every = min(max(1, round(config.validate_every * count)), steps)  # the last step's row at least
         curve, samples, best, weights, chosen = [], [], (-1.0, 0.0), None, 0
         for epoch in range(1, config.epochs + 1):
             correct = 0

@@ -49,7 +49,7 @@ def extract_condition(
     net, card = load_model(model)
     by_split = {split: open_videos(shards, split) for split in ("train", "validation", "test")}
     check_split(card, by_split["test"], model=config.model)
-    check_tokens(card, config.token_stride)
+    check_tokens(config.token_stride, height=card.height, width=card.width)
     videos = [video for members in by_split.values() for video in members]
     shapes = extract(
         net.to(pick_device(config.device, key="features.device")),

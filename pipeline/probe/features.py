@@ -61,11 +61,11 @@ def check_split(card: ModelCard, test: Sequence[StoredVideo], *, model: str) -> 
         )
 
 
-def check_tokens(card: ModelCard, stride: int) -> None:
-    """ValueError unless the tokens cover the frames exactly."""
-    if card.height % stride or card.width % stride:
+def check_tokens(stride: int, *, height: int, width: int) -> None:
+    """ValueError unless the tokens cover the model's frames exactly."""
+    if height % stride or width % stride:
         raise ValueError(
-            f"features.token_stride: {stride} does not divide the model's frames of {card.height}×{card.width} pixels"
+            f"features.token_stride: {stride} does not divide the model's frames of {height}×{width} pixels"
         )
 
 
