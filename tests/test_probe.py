@@ -441,6 +441,23 @@ def test_standardising_takes_the_training_clips_alone() -> None:
     assert not torch.allclose(ours, raw, atol=0.05)
 
 
+def test_a_number_that_hardly_varies_on_training_clips_does_not_decide() -> None:
+    """It is divided by a share of what the others vary, and not by its own 1e-5 of that; nor is a constant by 0."""
+    splits, deviations = blobs(80, spread=0.2), {"train": 1e-5, "validation": 1e-5, "test": 0.3}
+    found = {}
+    for name, split in splits._asdict().items():
+        quiet = deviations[name] * np.random.default_rng(7).normal(size=(80, 1))
+        values = np.concatenate([split.parts[0], quiet, np.ones((80, 1))], 1)
+        found[name] = split_of(values, split.labels.numpy())
+    assert accuracy(CONFIG, Splits(**found)) > 0.9
+
+
+def test_features_that_are_all_constant_give_chance() -> None:
+    splits = blobs(40, spread=1.0)
+    constant = Splits(*(split_of(np.ones((40, 6)), split.labels.numpy()) for split in splits))
+    assert accuracy(CONFIG, constant) == 0.25
+
+
 def test_the_last_step_is_watched_however_short_the_training() -> None:
     """Three epochs, a row every hundred."""
     watched = run_probe(replace(CONFIG, epochs=3, validate_every=100.0), blobs(40, spread=1.0), classes=4, seed=0)
@@ -529,6 +546,7 @@ def test_summary_and_classes_by_hand() -> None:
     }
     tables = by_class(RUNS, LABELS, {0: "a", 1: "b", 2: "c"})
     assert tables["per_class"] == {"a": 1, "b": 0.5, "c": 0.5}
+    assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos
     assert tables["confusion"] == {"a": {"a": 1}, "b": {"a": 0.5, "b": 0.5}, "c": {"a": 0.25, "b": 0.25, "c": 0.5}}
 
 
@@ -546,7 +564,6 @@ def test_chance_on_balanced_classes_is_certain() -> None:
     """As many groups of each class are in every resample."""
     labels = torch.arange(4).repeat_interleave(6)
     groups = [("abcd"[k], i // 2) for k in range(4) for i in range(6)]
-    assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos
     table = summarise([chance(labels, 24, classes=4)], labels, groups, resamples=200)
     assert (table["top1"], table["top1_low"], table["top1_high"]) == (0.25, 0.25, 0.25)
 

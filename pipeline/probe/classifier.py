@@ -25,6 +25,10 @@ from pipeline.probe.samples import Samples, Splits
 
 SCORED = 256  # clips at a time, where nothing is learned
 MOMENTUM = 0.9  # of SGD
+# Least deviation that a number is divided by, as a share of the median of all. A unit that hardly ever left its resting
+# value on the training clips would be blown up to weigh as much as the others, and another clip's, or another
+# processor's rounding, reach hundreds of deviations.
+FLOOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class ProbeConfig:
 
     head: HeadConfig
     dropout: Annotated[float, Between(0, 0.9)]
-    standardize: bool  # features to mean 0 and deviation 1 of the training clips
+    standardize: bool  # features to mean 0 and deviation 1 of the training clips; less where it is below FLOOR
     optimizer: Literal["adam", "sgd"]
     schedule: Literal["constant", "cosine"]  # of the learning rate
     lr: Annotated[float, Above(0)]
@@ -49,12 +53,12 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise ValueError("seeds is empty; it needs at least one")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; a seed may occur once, since its runs are all the same")
 
 
 @dataclass(frozen=True)
 class ProbeRun:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {list(self.seeds)}; a seed may occur once, since its runs are all the same")
     """One seed's result. curve: a row an epoch with training (clips) and validation (videos) top-1; sample: a row
     every `validate_every` epochs with top-1 on the share of the validation videos (report, Fig. 10); scores: of the
     test videos, (V, K); epoch: the one chosen, from 1."""
@@ -70,12 +74,12 @@ def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int) -
     (the earliest of equals by top-1, then by loss). ValueError with fewer than two training clips."""
     device = pick_device(config.device, key="probe.device")
     train, validation, test = splits
+    if len(train) < 2:
+        raise ValueError(f"{len(train)} clip to train on; the probe needs at least 2: more videos, or features.clips")
     rng = np.random.default_rng(seed)
     share = max(1, round(config.validation_share * len(validation.videos)))
     sample = validation.some(np.sort(rng.permutation(len(validation.videos))[:share]))
     with torch.random.fork_rng():  # nn's initialisation and dropout draw from the global generators
-    if len(train) < 2:
-        raise ValueError(f"{len(train)} clip to train on; the probe needs at least 2: more videos, or features.clips")
         torch.manual_seed(seed)
         head = make_net(config.head, train.shape, classes, dropout=config.dropout)
         net = nn.Sequential(Standardise(*_moments(train)), head) if config.standardize else head
@@ -150,8 +154,8 @@ def _score(net: nn.Module, samples: Samples, device: torch.device) -> Tensor:
 
 
 def _moments(samples: Samples) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each number, or of each token's channel, over all clips, in one pass; a deviation of none
-    is 1e-6."""
+    """Mean and deviation of each number, or of each token's channel, over all clips, in one pass; the deviation is at
+    least FLOOR of their median, and 1e-6 where nearly all are constant."""
     total, squares, count = 0, 0, 0
     parts = np.arange(len(samples))
     for rows in np.split(parts, range(SCORED, len(parts), SCORED)):
@@ -159,4 +163,4 @@ def _moments(samples: Samples) -> tuple[Tensor, Tensor]:
         total, squares, count = total + values.sum(0), squares + values.square().sum(0), count + len(values)
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), spread.float().clamp(min=1e-6)
+    return mean.float(), spread.clamp(min=max(FLOOR * float(spread.median()), 1e-6)).float()
