@@ -18,6 +18,7 @@ from pipeline.params import from_dict
 from pipeline.probe import features, samples
 from pipeline.probe.accuracy import by_class, chance, gains, right, summarise, top_k
 from pipeline.probe.classifier import ProbeConfig, run_probe
+from pipeline.probe.comparison import HeldOut, compare, read_held_out, right_by_video, run_seeds
 from pipeline.probe.extract import extract
 from pipeline.probe.features import (
     CONDITIONS,
@@ -558,6 +559,35 @@ def test_gains_are_paired_by_video() -> None:
     assert found["a"] == {"top1": 0.5, "top1_low": 0.5, "top1_high": 0.5}
     assert found["b"]["top1"] == 0.25
     assert (found["b"]["top1_low"], found["b"]["top1_high"]) == (-0.25, 0.75)
+
+
+def test_held_out_videos_are_in_the_features_order(tmp_path: Path) -> None:
+    """As those of the splits; classes count the labels of all splits."""
+    folder = stored(tmp_path, ["test", "train", "validation", "test", "train"], 5)
+    held_out = read_held_out(folder)
+    assert held_out.videos == [0, 3]
+    assert torch.equal(held_out.labels, read_splits(folder, "deepest").test.labels)
+    assert held_out.groups == [("a", 1), ("a", 1)]
+    assert held_out.classes == 5
+
+
+def test_every_seed_runs_on_all_features() -> None:
+    splits = {"trained": blobs(40, spread=0.2), "still": blobs(40, spread=1.0)}
+    runs = run_seeds(replace(CONFIG, epochs=2), splits, classes=4)
+    for name, found in runs.items():
+        expected = [run_probe(replace(CONFIG, epochs=2), splits[name], classes=4, seed=seed) for seed in CONFIG.seeds]
+        assert all(torch.equal(a.scores, b.scores) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_probe_beside_its_controls() -> None:
+    held_out = HeldOut(["p", "q", "r", "s"], GROUPS, LABELS, {0: "a", 1: "b", 2: "c"})
+    scores = {"trained": RUNS, "chance": [chance(torch.tensor([2]), 4, classes=3)]}
+    assert right_by_video(scores, held_out).loc["q"].to_dict() == {"trained": 0.5, "chance": 0}
+    others = pd.DataFrame({"encoder": [0.0, 0.0, 1.0, 0.0]}, index=[*"pqrs"])
+    table = compare(scores, held_out, resamples=50, others=others)
+    assert table["probe"] == summarise(RUNS, LABELS, GROUPS, resamples=50)
+    assert {name: row["top1"] for name, row in table["controls"].items()} == {"chance": 0.5}
+    assert {name: row["top1"] for name, row in table["gain"].items()} == {"chance": 0.125, "encoder": 0.375}
 
 
 def test_chance_on_balanced_classes_is_certain() -> None:
