@@ -9,15 +9,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.intervals import GroupMeans
-from pipeline.evaluation.score import Pictures, steps
+from pipeline.evaluation.predictions import Gallery, Pictures, predict_clips
+from pipeline.evaluation.score import steps
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.rollout import predict
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips, EpochOrder, as_images, load
+from pipeline.video.clips import Clips
 from pipeline.video.shards import StoredVideo
 
 VISIBLE = 0.15  # of [0, 1]: a circle is found if, smoothed, a channel differs from the background by as much
@@ -42,7 +41,6 @@ def centres(frames: Tensor) -> Tensor:
     return torch.where(peak.view(-1, 1) < VISIBLE, torch.nan, found)
 
 
-@torch.no_grad()
 def centre_errors(
     net: Ladder,
     card: ModelCard,
@@ -61,34 +59,24 @@ def centre_errors(
     predictions without a circle, which have no distance. data: how many clips and videos. step: frames between the
     starts of a video's clips.
     """
-    net = net.to(device).eval()
     clips = Clips(list(videos), length=card.seeds + horizon, step=step)
-    shown = {round(i * (len(clips) - 1) / max(1, pictures - 1)) for i in range(pictures)}
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    means: dict[str, GroupMeans] = {}
-    position = 0
-    order = EpochOrder(len(clips), batch, shuffle=False)
-    for loaded in tqdm(load(clips, order), desc=f"circle {card.model}", unit="batch"):
-        images = as_images(loaded.to(device), height=card.height, width=card.width)
-        seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
-        raw, _ = predict(net, seeds, horizon=horizon, clip_feedback=card.clip_feedback, feeding=card.feeding)
-        infos = [clips.window(position + row)[0].info for row in range(len(images))]
-        groups = [(info.action, info.group) for info in infos]
-        truth = _centres_of(targets)
-        for name, predictions in {"model": raw.float(), "copy_last": copy_last(seeds, horizon=horizon)}.items():
+    gallery = Gallery(clips, pictures)
+    means = {name: GroupMeans() for name in ("model", "copy_last")}
+    title = f"circle {card.model}"
+    for predicted in predict_clips({"model": net}, card, clips, batch=batch, device=device, title=title):
+        truth = _centres_of(predicted.targets)
+        copied = copy_last(predicted.seeds, horizon=horizon)
+        for name, predictions in {**predicted.predictions, "copy_last": copied}.items():
             found = _centres_of(predictions.clamp(0, 1))
             values = {"centre_error": torch.linalg.vector_norm(found - truth, dim=2)}
             values["lost"] = found.isnan().any(2).float()
-            means.setdefault(name, GroupMeans()).add(values, groups)
-        for row in range(len(images)):
-            if position + row in shown:
-                kept.append((seeds[row].cpu(), targets[row].cpu(), raw[row].float().cpu()))
-        position += len(images)
+            means[name].add(values, predicted.groups)
+        gallery.add(predicted, "model")
     table: dict[str, dict] = {
         name: {metric: steps(rows.mean(metric)) for metric in rows.totals} for name, rows in means.items()
     }
     table["data"] = {"clips": len(clips), "videos": len(clips.videos), "seeds": card.seeds}
-    return table, Pictures(*map(torch.stack, zip(*kept, strict=True)))
+    return table, gallery.pictures()
 
 
 def _centres_of(clips: Tensor) -> Tensor:

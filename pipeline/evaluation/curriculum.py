@@ -5,23 +5,19 @@ What a phase at 10 fps costs at 25 fps, and what the phases before it gave, can 
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from tqdm import tqdm
-
 from pipeline.device import pick_device
 from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.intervals import GroupMeans
+from pipeline.evaluation.predictions import predict_clips
 from pipeline.evaluation.quality import psnr
 from pipeline.evaluation.score import EvaluateConfig, steps
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.rollout import predict
 from pipeline.training.losses import ssim
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips, EpochOrder, as_images, load
+from pipeline.video.clips import Clips
 from pipeline.video.shards import StoredVideo
 
 
-@torch.no_grad()
 def curriculum_matrix(
     phases: Mapping[str, Ladder],
     card: ModelCard,
@@ -33,28 +29,22 @@ def curriculum_matrix(
     at which every video is shorter than a clip has no entry.
     """
     device = pick_device(config.device, key="evaluate.device")
-    nets = {phase: net.to(device).eval() for phase, net in phases.items()}
     length = card.seeds + config.horizon
-    matrix: dict[str, dict] = {name: {} for name in (*nets, "copy_last")}
+    matrix: dict[str, dict] = {name: {} for name in (*phases, "copy_last")}
     for fps, stored in videos.items():
         if max(video.info.frames for video in stored) < length:
             continue
         clips = Clips(stored, length=length, step=config.step, at_most=config.curriculum_clips, seed=config.seed)
         means = {name: GroupMeans() for name in matrix}
-        order = EpochOrder(len(clips), config.batch, shuffle=False)
-        for batch in tqdm(load(clips, order), desc=f"{card.model}'s phases at {fps} fps", unit="batch"):
-            images = as_images(batch.to(device), height=card.height, width=card.width)
-            seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
-            for name, mean in means.items():
-                if name == "copy_last":
-                    predictions = copy_last(seeds, horizon=config.horizon)
-                else:
-                    options = {"clip_feedback": card.clip_feedback, "feeding": card.feeding}
-                    predictions, _ = predict(nets[name], seeds, horizon=config.horizon, **options)
-                shown, truth = predictions.flatten(0, 1).float().clamp(0, 1), targets.flatten(0, 1)
+        title = f"{card.model}'s phases at {fps} fps"
+        for batch in predict_clips(phases, card, clips, batch=config.batch, device=device, title=title):
+            truth = batch.targets.flatten(0, 1)
+            copied = copy_last(batch.seeds, horizon=config.horizon)
+            for name, predictions in {**batch.predictions, "copy_last": copied}.items():
+                shown = predictions.flatten(0, 1).clamp(0, 1)
                 values = {"psnr": psnr(shown, truth), "ssim": ssim(shown, truth)}
-                per_step = {metric: value.unflatten(0, targets.shape[:2]) for metric, value in values.items()}
-                mean.add(per_step, ["all"] * len(images))
+                per_step = {metric: value.unflatten(0, predictions.shape[:2]) for metric, value in values.items()}
+                means[name].add(per_step, batch.groups)
         for name, mean in means.items():
             matrix[name][str(fps)] = {metric: steps(mean.mean(metric)) for metric in ("psnr", "ssim")}
     return matrix

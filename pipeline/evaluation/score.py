@@ -10,20 +10,19 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.device import pick_device
 from pipeline.evaluation.artifacts import gradient_energy, nyquist_share
 from pipeline.evaluation.baselines import absent, baselines
 from pipeline.evaluation.intervals import GroupMeans
 from pipeline.evaluation.perceptual import Lpips
+from pipeline.evaluation.predictions import Gallery, Pictures, Predicted, predict_clips
 from pipeline.evaluation.quality import frame_quality, moving_pixels, psnr
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.rollout import predict
 from pipeline.params import Above, AtLeast, Below, Between
 from pipeline.training.losses import loss_per_image
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips, EpochOrder, as_images, load
+from pipeline.video.clips import Clips
 from pipeline.video.shards import StoredVideo
 
 PREDICTORS = ("model", "copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
@@ -49,15 +48,6 @@ class EvaluateConfig:
     device: Literal["auto", "cpu", "cuda"]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Clips to show: seeds (N, T, C, H, W), targets and predictions (N, K, C, H, W)."""
-
-    seeds: Tensor
-    targets: Tensor
-    predictions: Tensor
-
-
 def score(
     net: Ladder, card: ModelCard, videos: Sequence[StoredVideo], config: EvaluateConfig
 ) -> tuple[dict[str, dict], Pictures]:
@@ -81,30 +71,19 @@ def score_clips(
     was measured on, with what is absent and why.
     """
     device = pick_device(config.device, key="evaluate.device")
-    net = net.to(device).eval()
     lpips = Lpips(config.lpips).to(device) if config.lpips else None
-    shown = {round(i * (len(clips) - 1) / max(1, config.pictures - 1)) for i in range(config.pictures)}
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    gallery = Gallery(clips, config.pictures)
     means: dict[str, GroupMeans] = {}
-    position = 0
-    order = EpochOrder(len(clips), config.batch, shuffle=False)
-    for batch in tqdm(load(clips, order), desc=f"evaluate {card.model}", unit="batch"):
-        images = as_images(batch.to(device), height=card.height, width=card.width)
-        seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
-        raw, _ = predict(net, seeds, horizon=config.horizon, clip_feedback=card.clip_feedback, feeding=card.feeding)
-        raw = raw.float()
-        infos = [clips.window(position + row)[0].info for row in range(len(images))]
-        for name, values in _values(raw, images, card, config, lpips, flow).items():
-            means.setdefault(name, GroupMeans()).add(values, [(info.action, info.group) for info in infos])
-        for row in range(len(images)):
-            if position + row in shown:
-                kept.append((seeds[row].cpu(), targets[row].cpu(), raw[row].cpu()))
-        position += len(images)
+    title = f"evaluate {card.model}"
+    for batch in predict_clips({"model": net}, card, clips, batch=config.batch, device=device, title=title):
+        for name, values in _values(batch, card, config, lpips, flow).items():
+            means.setdefault(name, GroupMeans()).add(values, batch.groups)
+        gallery.add(batch, "model")
     data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps, "seeds": card.seeds}
     if lpips:
         data["lpips"] = {"weights": lpips.file, "sha256": lpips.sha256}
     table = _table(means, config) | {"data": data | _coverage(means, card, config, flow)}
-    return table, Pictures(*map(torch.stack, zip(*kept, strict=True)))
+    return table, gallery.pictures()
 
 
 def horizon_rows(table: Mapping[str, dict]) -> list[dict[str, object]]:
@@ -119,18 +98,17 @@ def horizon_rows(table: Mapping[str, dict]) -> list[dict[str, object]]:
 
 
 def _values(
-    raw: Tensor, images: Tensor, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None, flow: bool
+    batch: Predicted, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None, flow: bool
 ) -> dict[str, dict[str, Tensor]]:
-    """{predictor and what else is averaged: {metric: (B, K)}} of the model's predictions, unclipped, of clips (B, T,
-    3, H, W)."""
-    seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
+    """{predictor and what else is averaged: {metric: (B, K)}} of a batch."""
+    seeds, targets = batch.seeds, batch.targets
     shape, truth = targets.shape[:2], targets.flatten(0, 1)
-    before = images[:, card.seeds - 1 : -1].flatten(0, 1)
+    before = batch.images[:, card.seeds - 1 : -1].flatten(0, 1)
     moving = moving_pixels(truth, before, threshold=config.moving_threshold).float()
     regions = torch.stack([torch.ones_like(moving), moving])  # (2, B·K, H, W)
     still = (truth == seeds[:, -1].repeat_interleave(shape[1], 0)).flatten(1).all(1)
     found = {"truth": {**_artifacts(truth), "moving": moving.mean((1, 2)), "still": still.float()}}
-    for name, predictions in {"model": raw, **baselines(seeds, targets, flow=flow)}.items():
+    for name, predictions in {**batch.predictions, **baselines(seeds, targets, flow=flow)}.items():
         frames = predictions.flatten(0, 1)
         shown = frames.clamp(0, 1)
         by_region = frame_quality(shown, truth, regions)
@@ -143,9 +121,9 @@ def _values(
         if name in found:
             pairs = {metric: found["model"][metric] - found[name][metric] for metric in WITH_INTERVALS}
             found[f"model_over_{name}"] = pairs
-    shown = raw.flatten(0, 1).clamp(0, 1)
+    shown = batch.predictions["model"].flatten(0, 1).clamp(0, 1)
     found["resembles"] = {
-        str(t): psnr(shown, frame.repeat_interleave(shape[1], 0)) for t, frame in enumerate(images.unbind(1))
+        str(t): psnr(shown, frame.repeat_interleave(shape[1], 0)) for t, frame in enumerate(batch.images.unbind(1))
     }
     return {
         name: {metric: value.unflatten(0, shape) for metric, value in values.items()} for name, values in found.items()

@@ -1,0 +1,77 @@
+"""What networks predict of clips, batch after batch, and the clips that are shown.
+
+Shapes: B batch, T seeds, K steps ahead; images (…, 3, H, W) in [0, 1].
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.nets.ladder import Ladder
+from pipeline.nets.rollout import predict
+from pipeline.training.model_card import ModelCard
+from pipeline.video.clips import Clips, EpochOrder, as_images, load
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A batch of clips, and what each network predicts of their targets."""
+
+    numbers: range  # of the clips, B
+    images: Tensor  # (B, T + K, 3, H, W): seeds, then targets
+    seeds: Tensor  # (B, T, 3, H, W)
+    targets: Tensor  # (B, K, 3, H, W)
+    predictions: dict[str, Tensor]  # of each network, (B, K, 3, H, W), float32 and not clipped
+    groups: list[tuple[str, int]]  # action and group of each clip
+
+
+@torch.no_grad()
+def predict_clips(
+    nets: Mapping[str, Ladder], card: ModelCard, clips: Clips, *, batch: int, device: torch.device, title: str
+) -> Iterator[Predicted]:
+    """Yields the clips, of card.seeds frames and those to predict, in order; the networks are all of one card.
+
+    title: of the progress bar.
+    """
+    nets = {name: net.to(device).eval() for name, net in nets.items()}
+    options = {"clip_feedback": card.clip_feedback, "feeding": card.feeding}
+    first = 0
+    for loaded in tqdm(load(clips, EpochOrder(len(clips), batch, shuffle=False)), desc=title, unit="batch"):
+        images = as_images(loaded.to(device), height=card.height, width=card.width)
+        seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
+        predictions = {}
+        for name, net in nets.items():
+            predictions[name] = predict(net, seeds, horizon=targets.shape[1], **options)[0].float()
+        numbers = range(first, first + len(images))
+        infos = [clips.window(number)[0].info for number in numbers]
+        yield Predicted(numbers, images, seeds, targets, predictions, [(info.action, info.group) for info in infos])
+        first = numbers.stop
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Clips to show: seeds (N, T, 3, H, W), targets and predictions (N, K, 3, H, W)."""
+
+    seeds: Tensor
+    targets: Tensor
+    predictions: Tensor
+
+
+class Gallery:
+    """Keeps `count` clips, or fewer where there are fewer, spread evenly over the clips as their batches pass."""
+
+    def __init__(self, clips: Clips, count: int):
+        self.shown = {round(i * (len(clips) - 1) / max(1, count - 1)) for i in range(count)}
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, batch: Predicted, network: str) -> None:
+        for row, number in enumerate(batch.numbers):
+            if number in self.shown:
+                frames = (batch.seeds[row], batch.targets[row], batch.predictions[network][row])
+                self.kept.append(tuple(part.cpu() for part in frames))
+
+    def pictures(self) -> Pictures:
+        return Pictures(*map(torch.stack, zip(*self.kept, strict=True)))
