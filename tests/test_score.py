@@ -167,6 +167,34 @@ def test_a_model_that_copies_is_copy_last(videos: list) -> None:
     assert table["oracle"]["psnr"]["1"] > table["copy_last"]["psnr"]["1"] + 3
 
 
+class Diverging(Counting):
+    """Says the last frame again, but for a value of the second clip of a batch from the second step ahead on."""
+
+    value = math.nan
+
+    def observe(self, encoded: dict[str, list[Tensor]], states: tuple | None = None) -> tuple:
+        return (1 if states is None else states[0] + 1,)  # how many frames it was fed
+
+    def decode(self, encoded: dict[str, list[Tensor]], states: tuple) -> Tensor:
+        frame = encoded["frame"][0].clone()
+        if states[0] > CARD.seeds:
+            frame[1, 0, 5, 5] = self.value
+        return frame
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_predictions_that_are_not_finite_are_an_error(videos: list, value: float) -> None:
+    """Not frames without a value: the mean of the others would be too good."""
+    card = replace(CARD, clip_feedback=False)
+    net = Diverging()
+    net.value = value
+    said = r"evaluate lvln: network 'model' predicts values that are not finite, first 2 step\(s\) ahead.*optimizer\.lr"
+    with pytest.raises(ValueError, match=said):
+        score(net, card, videos, CONFIG)
+    with pytest.raises(ValueError, match=r"lvln's phases at 10 fps: network '2' predicts .*, first 2 step\(s\) ahead"):
+        curriculum_matrix({"1": Copying(), "2": net}, card, {10: videos}, CONFIG)
+
+
 class Grid(Counting):
     """The last frame with a faint grid of period two over it."""
 

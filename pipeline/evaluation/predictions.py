@@ -34,7 +34,8 @@ def predict_clips(
 ) -> Iterator[Predicted]:
     """Yields the clips, of card.seeds frames and those to predict, in order; the networks are all of one card.
 
-    title: of the progress bar.
+    title: of the progress bar and of errors. ValueError where a prediction is not finite: to the means it would be a
+    frame without a value, and they would be those of the frames that went well.
     """
     nets = {name: net.to(device).eval() for name, net in nets.items()}
     options = {"clip_feedback": card.clip_feedback, "feeding": card.feeding}
@@ -45,10 +46,22 @@ def predict_clips(
         predictions = {}
         for name, net in nets.items():
             predictions[name] = predict(net, seeds, horizon=targets.shape[1], **options)[0].float()
+            _check_finite(predictions[name], f"{title}: network {name!r}")
         numbers = range(first, first + len(images))
         infos = [clips.window(number)[0].info for number in numbers]
         yield Predicted(numbers, images, seeds, targets, predictions, [(info.action, info.group) for info in infos])
         first = numbers.stop
+
+
+def _check_finite(predictions: Tensor, network: str) -> None:
+    """(B, K, 3, H, W)"""
+    finite = predictions.isfinite().transpose(0, 1).flatten(1).all(1)  # (K,)
+    if not finite.all():
+        step = 1 + finite.tolist().index(False)
+        raise ValueError(
+            f"{network} predicts values that are not finite, first {step} step(s) ahead: its training diverged, or its "
+            f"own predictions, fed back, grow; train it with a lower optimizer.lr, or with clip_feedback: true"
+        )
 
 
 @dataclass(frozen=True)
