@@ -61,7 +61,8 @@ UNTRAINED = {  # of the baselines, which no training touches; flow follows the p
     "gradient_ratio": 0.02,
     "loss": 0.001,
 }
-DATA = {"share": 0.002, "frames": 2}  # of moving pixels: as the videos' encoder and the JPEG decoder round
+# Of moving pixels: as the videos' encoder and the JPEG decoder round.
+DATA = {"share": 0.002, "frames": 2, "frames_ssim": 2, "frames_ms_ssim": 2}
 RELATIVE = {"bytes": 0.02}  # of the generated videos: another build of the encoder
 
 

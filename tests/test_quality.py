@@ -148,6 +148,17 @@ def test_a_frame_without_moving_pixels_has_no_value() -> None:
         assert values[0].isnan().tolist() == [True, False], name
 
 
+def test_windows_do_not_reach_motion_near_the_border() -> None:
+    """Of 64 × 64 pixels SSIM's centres are 5 or more from the border; 20 or more at the third scale of MS-SSIM."""
+    a, b = images(3, height=64, width=64)
+    region = torch.zeros(1, 3, 64, 64)
+    for n, place in enumerate((4, 19, 20)):
+        region[0, n, place, 32] = 1
+    for name, values in frame_quality(a, b, region).items():
+        without = {"ssim": [True, False, False], "ms_ssim": [True, True, False]}.get(name, [False] * 3)
+        assert values[0].isnan().tolist() == without, name
+
+
 def test_moving_pixels() -> None:
     before = torch.full((1, 3, 2, 3), 0.5)
     frame = before.clone()

@@ -87,6 +87,18 @@ def test_evaluation_scores_the_same_frames(tmp_path: Path) -> None:
     assert pictures.predictions.shape == pictures.targets.shape == (2, 3, 3, 32, 32)
 
 
+def test_frames_that_have_a_moving_value_are_counted(videos: list) -> None:
+    """Of 32 × 32 pixels windows reach those 5 or more from the border, and the second scale's those 10 or more."""
+    moving = score(Copying(), CARD, videos, CONFIG)[0]["data"]["moving"]
+    clips = Clips(videos, length=6, step=2)
+    frames = torch.stack([clips[i] for i in range(len(clips))]) / 255
+    moves = (frames[:, 3:] - frames[:, 2:-1]).abs().amax(2) > CONFIG.moving_threshold  # (clips, 3, 32, 32)
+    for name, border in {"frames": 0, "frames_ssim": 5, "frames_ms_ssim": 10}.items():
+        reached = moves[..., border : 32 - border, border : 32 - border].flatten(2).any(2)
+        assert list(moving[name].values()) == reached.sum(0).tolist(), name
+    assert sum(moving["frames"].values()) > sum(moving["frames_ms_ssim"].values()) > 0
+
+
 def test_each_prediction_resembles_its_own_frame(tmp_path: Path) -> None:
     net, videos = counted(tmp_path)
     matrix = score(net, CARD, videos, CONFIG)[0]["resembles"]
@@ -113,7 +125,8 @@ def test_one_group_and_no_motion_are_said_not_invented(tmp_path: Path) -> None:
     table, _ = score(net, CARD, videos, CONFIG)
     assert set(table["model"]) == METRICS | {"loss"}  # nor ratios: flat frames have neither gradients nor a spectrum
     assert set(table["model_over_copy_last"]) == {"psnr", "ssim"}
-    assert table["data"]["moving"] == {"share": {"1": 0, "2": 0, "3": 0}, "frames": {"1": 0, "2": 0, "3": 0}}
+    none = {"1": 0, "2": 0, "3": 0}
+    assert table["data"]["moving"] == dict.fromkeys(("share", "frames", "frames_ssim", "frames_ms_ssim"), none)
     assert set(table["data"]["absent"]) == {"lpips", "intervals", "moving"}
     assert table["data"]["groups"] == 1
     json.dumps(table, allow_nan=False)

@@ -3,7 +3,8 @@
 Each is computed per frame and averaged over frames; the PSNR of an averaged error would be several dB off. The regions
 are the whole image and its moving pixels, where the true frame differs from the one before by more than a threshold:
 over the whole image a still background rewards blur. A frame without a moving pixel has no value there (NaN) and does
-not count.
+not count. SSIM and MS-SSIM have none either where all motion is near the border, out of reach of their windows'
+centres: they are means over fewer frames than PSNR.
 
 Shapes: N images, C channels, H × W pixels in [0, 1]; R regions, given as masks (R, N, H, W) of zeros and ones.
 """
@@ -32,9 +33,10 @@ def frame_quality(prediction: Tensor, target: Tensor, regions: Tensor) -> dict[s
 
     psnr: of the mean square over the region's pixels. ssim: mean of the map of `losses.ssim_terms` over those window
     centres that lie in the region; centres are 5 pixels or more from the border. ms_ssim: as `losses.ms_ssim`, each
-    scale's mean over the region, which is halved with the images (a pixel is in it if one of its four was). l1: mean
-    absolute difference. gradient_difference: as `losses.gradient_difference`, over pairs of neighbours of which one
-    is in the region.
+    scale's mean over the region, which is halved with the images (a pixel is in it if one of its four was); NaN unless
+    every scale has such a centre, which at the third lies 20 pixels or more from the border. l1: mean absolute
+    difference. gradient_difference: as `losses.gradient_difference`, over pairs of neighbours of which one is in the
+    region.
     """
     error = prediction - target
     return {

@@ -27,6 +27,7 @@ from pipeline.video.shards import StoredVideo
 
 PREDICTORS = ("model", "copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
 COMPARED = ("copy_last", "constant_velocity", "half_velocity")  # with the model, clip by clip
+WINDOWED = ("ssim", "ms_ssim")  # do not reach motion near the border, so that fewer frames have a moving value
 WITH_INTERVALS = ("psnr", "ssim", "psnr_moving", "ssim_moving")
 RATIOS = {"nyquist_ratio": "nyquist_share", "gradient_ratio": "gradient_energy"}  # to the true frames' own
 
@@ -163,20 +164,24 @@ def steps(values: np.ndarray) -> dict[str, float]:
 def _coverage(
     means: Mapping[str, GroupMeans], card: ModelCard, config: EvaluateConfig, flow: bool
 ) -> dict[str, object]:
-    """How many groups and moving pixels the figures rest on, and what could not be given."""
+    """How many groups and moving pixels the figures rest on, and what could not be given.
+
+    moving.frames: how many frames have a moving pixel, which the metrics over moving pixels are means of; but of SSIM
+    and MS-SSIM only moving.frames_ssim and moving.frames_ms_ssim, those with motion away from the border.
+    """
     groups = len(means["model"].totals["psnr"])
-    counted = means["model"].count("psnr_moving")
+    counted = {metric: means["model"].count(f"{metric}_moving") for metric in ("psnr", *WINDOWED)}
     missing = absent(card.seeds, flow=flow)
     if not config.lpips:
         missing["lpips"] = "evaluate.lpips is null: no AlexNet weights were given"
     if groups < 2:
         missing["intervals"] = "all clips are of one group: there is nothing to resample"
-    if not counted.any():
+    if not counted["psnr"].any():
         missing["moving"] = f"no pixel changes by more than evaluate.moving_threshold, {config.moving_threshold}"
-    moving = {
-        "share": steps(means["truth"].mean("moving")),  # of all pixels
-        "frames": {str(k + 1): int(frames) for k, frames in enumerate(counted)},  # that have a moving pixel
-    }
+    moving = {"share": steps(means["truth"].mean("moving"))}  # of all pixels
+    for metric, frames in counted.items():
+        name = "frames" if metric == "psnr" else f"frames_{metric}"
+        moving[name] = {str(k + 1): int(number) for k, number in enumerate(frames)}
     # Copying them is perfect, and each counts PSNR_CAP.
     still = means["truth"].mean("still") * means["truth"].count("still")
     equal = {str(k + 1): round(frames) for k, frames in enumerate(still.tolist())}
