@@ -156,13 +156,6 @@ def test_without_it_and_in_validation_only_predicted_frames_count() -> None:
     torch.testing.assert_close(masked.mean(1), plain.mean(1))
 
 
-def test_observing_only_the_first_seed_gives_every_prediction_weight_one() -> None:
-    settings = config(seeds=1, horizon=3, observed_loss=0.5)
-    net, clips = begun(settings), batch_of(settings)
-    with torch.no_grad():
-        torch.testing.assert_close(Routine(net, settings).train()(clips), Routine(net, settings).eval()(clips))
-
-
 # --- scheduled sampling ----------------------------------------------------------------------------------------------
 
 
@@ -180,9 +173,8 @@ def test_shares_of_own_frames_fall_linearly_to_none(own_seeds: float, true_frame
 
 
 def test_without_sampling_there_is_no_mask() -> None:
-    for sampling in ((0.0, 0.0, 50), (0.5, 0.5, 0)):
-        settings = config(sampling=dict(zip(("own_seeds", "true_frames", "steps"), sampling, strict=True)))
-        assert own_frames(settings, 0, range(4), epoch=0) is None
+    for steps in (0, 50):
+        assert own_frames(config(sampling=OFF | {"steps": steps}), 0, range(4), epoch=0) is None
 
 
 def test_own_frames_are_of_the_seed_the_epoch_and_the_clip_alone() -> None:
@@ -404,8 +396,8 @@ def test_two_ranks_with_everything_train_as_one_process_does(shards: Path, tmp_p
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-OFF = {"own_seeds": 0.5, "true_frames": 0.5, "steps": 0}
-ON = OFF | {"steps": 5}
+OFF = {"own_seeds": 0.0, "true_frames": 0.0, "steps": 0}
+ON = {"own_seeds": 0.5, "true_frames": 0.5, "steps": 5}
 OPTIMIZER, VARIED = EVERYTHING["optimizer"], EVERYTHING["clips"]
 
 
@@ -414,6 +406,13 @@ OPTIMIZER, VARIED = EVERYTHING["optimizer"], EVERYTHING["clips"]
     [
         ({"feeding": "second_output", "sampling": OFF}, r"train\.lvln_warp.*second_output goes with observed_loss 0"),
         ({"feeding": "second_output", "observed_loss": 0.0}, r"train\.lvln_warp.*second_output .* sampling\.steps 0"),
+        (
+            {"seeds": 1, "sampling": OFF},
+            r"train\.lvln_warp: seeds 1 goes with observed_loss 0 and sampling\.own_seeds 0",
+        ),
+        ({"seeds": 1, "observed_loss": 0.0}, r"train\.lvln_warp: seeds 1 goes with .* sampling\.own_seeds 0"),
+        ({"sampling": OFF | {"own_seeds": 0.5}}, r"train\.lvln_warp\.sampling: own_seeds .* need steps above 0"),
+        ({"sampling": OFF | {"true_frames": 0.5}}, r"train\.lvln_warp\.sampling: .*true_frames above 0 need steps"),
         ({"feeding": "third_output"}, r"train\.lvln_warp\.feeding: 'third_output' .*first_output.*second_output"),
         ({"observed_loss": -0.1}, r"train\.lvln_warp\.observed_loss: -0\.1 is out of range; allowed: at least 0"),
         ({"optimizer": OPTIMIZER | {"ema": 1}}, r"train\.lvln_warp\.optimizer\.ema: 1 is out of range; .*below 1"),
@@ -428,6 +427,11 @@ OPTIMIZER, VARIED = EVERYTHING["optimizer"], EVERYTHING["clips"]
 def test_what_makes_no_sense_is_refused_with_its_key(changes: dict, message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         config(**changes)
+
+
+def test_a_single_seed_is_allowed_without_them() -> None:
+    sampling = OFF | {"true_frames": 0.5, "steps": 5}
+    assert config(seeds=1, observed_loss=0.0, sampling=sampling).seeds == 1
 
 
 def test_the_reports_feeding_is_allowed_without_them() -> None:

@@ -40,6 +40,10 @@ class SamplingConfig:
     true_frames: Annotated[float, Between(0, 1)]  # of the predictions: the network is fed the true frame instead
     steps: Annotated[int, AtLeast(0)]
 
+    def __post_init__(self) -> None:
+        if not self.steps and (self.own_seeds or self.true_frames):
+            raise ValueError("own_seeds and true_frames above 0 need steps above 0, over which they fall")
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
@@ -97,6 +101,9 @@ class TrainConfig:
             raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")
         if self.feeding == "second_output" and (self.observed_loss or self.sampling.steps):
             raise ValueError("feeding second_output goes with observed_loss 0 and sampling.steps 0 alone")
+        if self.seeds == 1 and (self.observed_loss or self.sampling.own_seeds):
+            # The first seed is always fed, and nothing predicts it.
+            raise ValueError("seeds 1 goes with observed_loss 0 and sampling.own_seeds 0 alone")
         if self.hardware.ranks > 1 and self.seeds + self.horizon < 3:
             # A single step starts from the zero state, and the weights over the state would get no gradient.
             raise ValueError("seeds and horizon are 1 frame each; hardware.devices and nodes above 1 need one more")
