@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.evaluation.circle import centre_errors
 from pipeline.evaluation.filters import Filter, compare
-from pipeline.evaluation.score import Pictures
+from pipeline.evaluation.predictions import Pictures
 from pipeline.experiments.settings import Experiment
 from pipeline.experiments.trial import over_trials, start
 from pipeline.training.loop import train
