@@ -18,7 +18,6 @@ LEVERS = {  # runs of experiments/runs.yaml
     "redraw": "redraws, as the report",
     "no_observed_flow": "no observed flow",
     "cost_volume": "cost volume, radius 4",
-    "cost_volume_alone": "cost volume instead of observed flow",
     "batch_norm": "batch norm",
     "no_icnr": "no ICNR",
     "no_observed_loss": "no loss on seeds",

@@ -1,9 +1,14 @@
 """The report's experiments: what a run changes, what is measured of it, and the page that shows it."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +24,7 @@ from pipeline.experiments.settings import changes, listed_runs, load_experiment,
 from pipeline.experiments.trial import looks, run_trial, scored_clips, start, summarise
 from pipeline.params import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
+from pipeline.training.interruption import stop_requests
 from pipeline.training.loop import phase_clips
 from pipeline.video.shards import RATES
 from tests.committed import of_committed_figures
@@ -137,6 +143,36 @@ def test_a_trial(small, shards: Path, tmp_path: Path) -> None:
     rows = looks([trial], horizon=1)
     assert [row["loss"] for row in rows] == losses
     assert [row["step"] for row in rows] == trial.steps
+
+
+def patient(seed: int, *, folder: Path) -> None:
+    """A trial that, as training does, notes a signal and goes on until it may stop."""
+    (folder / str(os.getpid())).touch()
+    with stop_requests() as stop:
+        while not stop.signals:
+            time.sleep(0.05)
+    raise KeyboardInterrupt
+
+
+def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from pipeline.experiments.trial import every_seed; from tests.test_experiments import *; "
+        "from functools import partial; "
+        "every_seed(partial(patient, folder=Path(sys.argv[1])), load_experiment('lvln', 'curriculum'), key='')"
+    )
+    stage = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 120
+        while not (trials := list(tmp_path.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert trials
+        stage.send_signal(signal.SIGKILL)
+        while any(Path("/proc", trial.name).exists() for trial in trials) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(Path("/proc", trial.name).exists() for trial in trials)
+    finally:
+        stage.kill()
+        stage.wait()
 
 
 def test_overfitting_is_scored_on_its_own_clips(small, shards: Path, tmp_path: Path) -> None:

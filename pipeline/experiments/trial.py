@@ -99,7 +99,9 @@ def every_seed(trial: Callable[[int], T], experiment: Experiment, *, key: str) -
     threads of their own they would wait for one another. key: of the device, for messages."""
     device = pick_device(experiment.train.hardware.device, key=key)
     together = 1 if device.type == "cuda" else min(len(experiment.seeds), len(os.sched_getaffinity(0)))
-    with ProcessPoolExecutor(together, get_context("spawn"), _alone, (os.getpid(),)) as pool:
+    # A process ends with its trial: after a signal it would wait for another one, even when this one is dead.
+    started = {"initializer": _alone, "initargs": (os.getpid(),), "max_tasks_per_child": 1}
+    with ProcessPoolExecutor(together, get_context("spawn"), **started) as pool:
         return list(pool.map(trial, experiment.seeds))
 
 
