@@ -4,8 +4,8 @@
 
 On a CPU the same parameters give the same bytes on the same machine. Elsewhere, floating-point sums are taken in
 another order and training amplifies the difference. Measured on the default pipeline, one thread against two: PSNR
-0.012 dB, SSIM 0.0001, L1 0.00005, loss 0.00002, top-1 0.012, top-5 0.003. The tolerances below leave room for other
-processors and are some 5 to 100 times that; those of the metrics added since are set in proportion to how far they
+0.03 dB, SSIM 0.001, L1 0.00006, loss 0.0003, top-1 0.05, top-5 0.13. The tolerances below leave room for other
+processors and are three to some ten times that; those of the metrics added since are set in proportion to how far they
 spread. What is not listed must be equal.
 """
 
@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 TOLERANCES = {  # last metric name on the path, without _low and _high: largest absolute difference
-    "psnr": 0.2,  # dB
-    "psnr_moving": 0.3,
-    "ssim": 0.005,
-    "ssim_moving": 0.02,
+    "psnr": 0.4,  # dB
+    "psnr_moving": 0.6,
+    "ssim": 0.01,
+    "ssim_moving": 0.04,
     "ms_ssim": 0.01,
     "ms_ssim_moving": 0.03,
     "l1": 0.001,
@@ -29,7 +29,7 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
     "lpips_moving": 0.02,
     "nyquist_ratio": 0.3,
     "gradient_ratio": 0.05,
-    "resembles": 0.3,  # dB
+    "resembles": 0.6,  # dB
     "loss": 0.002,
     "train": 0.002,  # losses
     "validation": 0.002,
@@ -40,9 +40,9 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
     "per_class": 0.6,  # of 14 test videos; measured: 0.45
     "confusion": 0.6,
 }
-# Rounding decides which of the steps ahead this model's short training gets best. Measured, one thread against two:
-# PSNR 2.5 dB one frame ahead and 0.2 after it, SSIM 0.008, SSIM of moving pixels 0.045.
-UNSTEADY = {"lvln_warp": 15}  # times the tolerances above
+# Weights halfway through training, where the learning rate is still high: measured on lvln_warp's first phase, one
+# thread against two, PSNR 4.0 dB, SSIM 0.034. Those that training ends with are measured without this.
+HALFWAY = {"curriculum": 30}  # times the tolerances above
 BASELINES = {"copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle"}
 UNTRAINED = {  # of the baselines, which no training touches; flow follows the processor's rounding
     "psnr": 0.05,
@@ -74,21 +74,21 @@ def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], obj
     return found
 
 
-def allowed(path: tuple[str, ...], value: object, slack: float) -> float:
-    """How far a number may lie from `value`; slack: times the tolerance of what is trained."""
+def allowed(path: tuple[str, ...], value: object) -> float:
+    """How far a number may lie from `value`."""
     if ("chance" in path and "gain" not in path) or not isinstance(value, (int, float)):
         return 0
     tolerances = DATA if "data" in path else UNTRAINED if BASELINES & set(path) else TOLERANCES
     for name in reversed(path):
         name = name.removesuffix("_low").removesuffix("_high")
         if name in tolerances:
-            return tolerances[name] * (slack if tolerances is TOLERANCES else 1)
+            return tolerances[name] * (HALFWAY.get(path[0], 1) if tolerances is TOLERANCES else 1)
         if name in RELATIVE:
             return RELATIVE[name] * value
     return 0
 
 
-def differences(committed: dict, now: dict, slack: float = 1) -> list[str]:
+def differences(committed: dict, now: dict) -> list[str]:
     """A line for each value that is absent on one side or too far off."""
     before, after = flatten(committed), flatten(now)
     lines = []
@@ -96,13 +96,9 @@ def differences(committed: dict, now: dict, slack: float = 1) -> list[str]:
         missing = 0.0 if "confusion" in path else "absent"  # where nobody was taken for that class
         old, new = before.get(path, missing), after.get(path, missing)
         numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
-        if old != new and not (numbers and abs(new - old) <= allowed(path, old, slack)):
-            lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old, slack):g})")
+        if old != new and not (numbers and abs(new - old) <= allowed(path, old)):
+            lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old):g})")
     return lines
-
-
-def slack_of(file: str) -> float:
-    return next((factor for model, factor in UNSTEADY.items() if file.endswith(f"_{model}.json")), 1)
 
 
 def committed_metrics(revision: str) -> dict[str, dict]:
@@ -128,7 +124,7 @@ def main() -> None:
     lines = [
         f"{name}: {line}"
         for name in sorted(committed.keys() | now.keys())
-        for line in differences(committed.get(name, {}), now.get(name, {}), slack_of(name))
+        for line in differences(committed.get(name, {}), now.get(name, {}))
     ]
     if lines:
         sys.exit("\n".join(["metrics differ by more than the stated tolerance:", *lines]))
