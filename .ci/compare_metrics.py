@@ -42,7 +42,7 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
 }
 # Weights halfway through training, where the learning rate is still high: measured on lvln_warp's first phase, one
 # thread against two, PSNR 4.0 dB, SSIM 0.034. Those that training ends with are measured without this.
-HALFWAY = {"curriculum": 30}  # times the tolerances above
+HALFWAY = {"curriculum": 15}  # times the tolerances above
 BASELINES = {"copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle"}
 UNTRAINED = {  # of the baselines, which no training touches; flow follows the processor's rounding
     "psnr": 0.05,
