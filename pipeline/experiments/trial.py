@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
@@ -99,15 +100,22 @@ def every_seed(trial: Callable[[int], T], experiment: Experiment, *, key: str) -
     threads of their own they would wait for one another. key: of the device, for messages."""
     device = pick_device(experiment.train.hardware.device, key=key)
     together = 1 if device.type == "cuda" else min(len(experiment.seeds), len(os.sched_getaffinity(0)))
-    # A process ends with its trial: after a signal it would wait for another one, even when this one is dead.
-    started = {"initializer": _alone, "initargs": (os.getpid(),), "max_tasks_per_child": 1}
-    with ProcessPoolExecutor(together, get_context("spawn"), **started) as pool:
-        return list(pool.map(trial, experiment.seeds))
+    with ProcessPoolExecutor(together, get_context("spawn"), _alone, (os.getpid(),)) as pool:
+        return list(pool.map(partial(_while_parent_lives, trial, os.getpid()), experiment.seeds))
 
 
 def _alone(parent: int) -> None:
     torch.set_num_threads(1)
     stop_with_parent(parent)
+
+
+def _while_parent_lives(trial: Callable[[int], T], parent: int, seed: int) -> T:
+    """trial(seed); a process whose parent was killed meanwhile ends then, where it would wait for another trial."""
+    try:
+        return trial(seed)
+    finally:
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def summarise(trials: Sequence[Trial]) -> dict[str, object]:
