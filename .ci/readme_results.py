@@ -133,8 +133,11 @@ def levers() -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for run, name in LEVERS.items():
-        found = read(f"metrics/experiments/lvln_warp_{run}.json")
-        cells = []
+        file = f"metrics/experiments/lvln_warp_{run}.json"
+        if not Path(file).exists():
+            lines.append(f"| {name} | `{run}` | not measured | | | | | |")
+            continue
+        found, cells = read(file), []
         for metric, digits in SHOWN.items():
             spread = max(found["model"][f"{metric}_std"].values())
             cells.append(f"{steps(found['model'][metric], digits)} ± {spread:.{digits}f}")

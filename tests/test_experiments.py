@@ -67,8 +67,11 @@ def test_every_run_has_its_stage() -> None:
 
 @of_committed_figures
 def test_runs_of_equal_length() -> None:
-    """What is compared is trained for as many steps."""
-    found = {which: json.loads(metrics(which).read_text())["train"]["steps"] for which in RUNS if which[1] != "circle"}
+    """What is compared is trained for as many steps; levers of lvln_warp may be "not measured" in README."""
+    measured = [
+        which for which in RUNS if which[1] != "circle" and (which[0] != "lvln_warp" or metrics(which).exists())
+    ]
+    found = {which: json.loads(metrics(which).read_text())["train"]["steps"] for which in measured}
     lengths = {(model == "lvln_warp", steps) for (model, run), steps in found.items() if not run.startswith("overfit")}
     assert lengths == {(False, 168), (True, 112)}
 

@@ -99,7 +99,7 @@ def test_metrics_have_their_keys(project: Path) -> None:
         assert set(metrics["curriculum"]) == {*map(str, range(1, phases + 1)), "copy_last"}
     for choice in CHOICES:
         metrics = json.loads((project / f"metrics/probe_{choice}.json").read_text())
-        assert {*TABLE, "per_class", "confusion"} == set(metrics["probe"])
+        assert {*TABLE, "per_class", "mean_class", "confusion"} == set(metrics["probe"])
         controls = {"chance", "encoder", *TAPS, *CONDITIONS} - {"trained"}
         assert controls == set(metrics["controls"]) == set(metrics["gain"])
         assert all(set(row) == TABLE for row in metrics["controls"].values())
