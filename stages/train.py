@@ -14,7 +14,7 @@ from pipeline.nets.encoder import load_weights
 from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
 from pipeline.training.config import TrainConfig
-from pipeline.training.hardware import HardwareConfig, check_devices, make_fabric
+from pipeline.training.hardware import HardwareConfig, check_devices, closing_ranks, make_fabric
 from pipeline.training.interruption import stop_with_parent
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, train
@@ -33,6 +33,12 @@ def main() -> None:
     elif config.hardware.ranks > 1:
         start_ranks(config.hardware, name)
         return
+    with closing_ranks():
+        train_model(name, config)
+
+
+def train_model(name: str, config: TrainConfig) -> None:
+    """Trains, as one of the ranks, and writes the results, as the first of them."""
     run_folder = Path("runs", f"train_{name}")
     fabric = make_fabric(
         config.hardware,
@@ -79,7 +85,7 @@ def start_ranks(hardware: HardwareConfig, name: str) -> None:
         raise ValueError(
             f"train.{name}.hardware.nodes: {hardware.nodes}; start it on each of these machines, HOST being one of "
             f"them, with: torchrun --nnodes {hardware.nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
-            f"{' '.join(stage)}, and then record its result with: dvc commit train@{name}"
+            f"{' '.join(stage)}, and then record its result with: dvc commit -f train@{name}"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // hardware.devices)))
     os.environ[PARENT] = str(os.getpid())

@@ -40,6 +40,7 @@ SIZES = {8: [8] * 6, 7: [7] * 6 + [6]}  # of the batches of an epoch, by the set
 TRAIN = """
 import json, os, signal, sys, torch
 from pathlib import Path
+from pipeline.training.hardware import closing_ranks
 from pipeline.training.step import Step
 from tests.test_training import HARDWARE, config, run
 
@@ -57,10 +58,11 @@ class CountedStep(Step):
         return super().__call__(*arguments, **named)
 
 sys.modules["pipeline.training.loop"].Step = CountedStep
-for name, changes in runs.items():
-    net, record = run(config(hardware=HARDWARE | {"devices": 2}, **changes), shards, folder / name)
-    result = {"curve": record.curve, "validation": record.validation, "weights": net.state_dict()}
-    torch.save(result, folder / name / f"result_{rank}.pt")
+with closing_ranks():
+    for name, changes in runs.items():
+        net, record = run(config(hardware=HARDWARE | {"devices": 2}, **changes), shards, folder / name)
+        result = {"curve": record.curve, "validation": record.validation, "weights": net.state_dict()}
+        torch.save(result, folder / name / f"result_{rank}.pt")
 """
 
 BATCH_NORM = """
@@ -85,19 +87,21 @@ for x, direction in given["batches"]:
 gradients = [parameter.grad for parameter in net.parameters()]
 evaluated = net.eval()(given["batches"][0][0])
 torch.save([results, gradients, net.state_dict(), evaluated.detach()], Path(sys.argv[1]) / f"result_{rank}.pt")
+torch.distributed.destroy_process_group()
 """
 
 REFUSED = """
 import json, os, sys
 from pathlib import Path
-from pipeline.training.hardware import HardwareConfig, make_fabric
+from pipeline.training.hardware import HardwareConfig, closing_ranks, make_fabric
 
 messages = []
-for hardware in json.loads(sys.argv[2]):
-    try:
-        make_fabric(HardwareConfig(**hardware), key="train.lvln.hardware", height=32, width=32)
-    except ValueError as error:
-        messages.append(str(error))
+with closing_ranks():
+    for hardware in json.loads(sys.argv[2]):
+        try:
+            make_fabric(HardwareConfig(**hardware), key="train.lvln.hardware", height=32, width=32)
+        except ValueError as error:
+            messages.append(str(error))
 (Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(json.dumps(messages))
 """
 
@@ -318,4 +322,4 @@ def test_the_stage_says_how_to_start_several_machines(shards: Path, tmp_path: Pa
     assert done.returncode == 1
     assert "train.lvln.hardware.nodes: 2" in done.stderr
     assert "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 4" in done.stderr
-    assert "-m stages.train lvln, and then record its result with: dvc commit train@lvln" in done.stderr
+    assert "-m stages.train lvln, and then record its result with: dvc commit -f train@lvln" in done.stderr

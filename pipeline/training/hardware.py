@@ -7,7 +7,8 @@ that the result does not depend on the number of devices but for rounding.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -66,6 +67,17 @@ def make_fabric(config: HardwareConfig, *, key: str, height: int, width: int, lo
     )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def closing_ranks() -> Iterator[None]:
+    """Whatever way the block ends, closes what connects this process with the other ranks. Left open, its threads would
+    still be running when the process ends, which then may be aborted."""
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def check_devices(config: HardwareConfig, *, key: str) -> str:
