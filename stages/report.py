@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from pipeline.experiments.tables import fill
+from pipeline.results import write_text
 from stages.entry import run
 
 
 def main() -> None:
     page = Path("docs/experiments.md")
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(fill(Path("experiments/template.md").read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(page, fill(Path("experiments/template.md").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

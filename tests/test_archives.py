@@ -391,6 +391,6 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path, extract: object) -> 
 def test_extraction_replaces_what_an_interrupted_one_left(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "v.zip", [("v_Archery_g08_c01.avi", b"whole")])
     write(tmp_path / "out/UCF-101" / ARCHERY, b"wh")
-    write(tmp_path / "out/UCF-101/Archery/.v_Archery_g08_c01.avi.part", b"wh")
+    write(tmp_path / "out/UCF-101/Archery/.part_v_Archery_g08_c01.avi", b"wh")
     archives.extract_videos(archive, tmp_path / "out", {})
     assert tree(tmp_path / "out") == {f"UCF-101/{ARCHERY}": b"whole"}

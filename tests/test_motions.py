@@ -86,10 +86,16 @@ def test_videos_are_real(folder, name):
     assert ((frames.astype(float) - rendered) ** 2).mean() < 255**2 / 10**3  # 30 dB
 
 
-def test_a_failed_encoding_names_the_file_and_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match=r"v_ZoomIn_g01_c01\.avi.*No such file"):
-        motions.write_video(SMALL, tmp_path, ("ZoomIn", 1, 1))  # its class folder is missing
-    assert list(tmp_path.iterdir()) == []
+def test_a_failed_encoding_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
+    failing = tmp_path / "ffmpeg"
+    failing.write_text(
+        '#!/bin/sh\nfor a; do case "$a" in *.avi) echo half > "$a";; esac; done\necho no room >&2; exit 1\n'
+    )
+    failing.chmod(0o755)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(failing))
+    with pytest.raises(RuntimeError, match=r"v_ZoomIn_g01_c01\.avi.*no room"):
+        motions.write_video(SMALL, tmp_path / "out", ("ZoomIn", 1, 1))
+    assert list((tmp_path / "out" / "ZoomIn").iterdir()) == []
 
 
 # --- motion ----------------------------------------------------------------------------------------------------------

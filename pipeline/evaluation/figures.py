@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipeline.results import replacing
+
 ERROR_GAIN = 4  # absolute errors are shown times this
 CELL = 128  # pixels of the animation to which small frames are enlarged, at least
 MARGIN, TITLE = 6, 44  # pixels
@@ -41,8 +43,8 @@ def prediction_sheet(path: Path, *, seeds: Tensor, targets: Tensor, predictions:
         for k in range(horizon):
             grid[0][n_in + k].set_title(f"target {n_in + k}")
             grid[1][n_in + k].set_title(f"prediction {k + 1}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=110, metadata={"Software": None})
 
 
 def filter_sheet(path: Path, *, frames: Tensor, before: Tensor, after: Tensor, title: str) -> None:
@@ -73,8 +75,8 @@ def filter_sheet(path: Path, *, frames: Tensor, before: Tensor, after: Tensor, t
                 )
                 grid[row][t].set_box_aspect(height / width)
         figure.colorbar(image, ax=grid[1:], fraction=0.02, pad=0.01, ticks=[-1, 0, 1], label="state")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=110, metadata={"Software": None})
 
 
 def _show(axis: matplotlib.axes.Axes, frame: Tensor) -> None:
@@ -115,5 +117,5 @@ def animation(path: Path, *, seeds: Tensor, targets: Tensor, predictions: Tensor
         # Of PIL's ways to 256 colours the one that keeps rare ones, as of small moving things.
         pages.append(page.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE))
     durations = [SEED_MS] * n_in + [PREDICTION_MS] * (len(pages) - n_in)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
+    with replacing(path) as unfinished:
+        pages[0].save(unfinished, save_all=True, append_images=pages[1:], duration=durations, loop=0)

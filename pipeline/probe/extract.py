@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,6 +28,7 @@ from pipeline.probe.features import (
     watch,
     windows,
 )
+from pipeline.results import write_table
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.interruption import only_one
 from pipeline.training.model_card import ModelCard
@@ -93,9 +93,11 @@ def extract(
             shutil.rmtree(rows, ignore_errors=True)
             rows.mkdir()
         shapes = _fill(rows, net, card, videos, done, condition, config, progress=_Progress(work / PROGRESS, mark))
-        table = [(v.key, v.info.action, v.info.label, v.info.group, s) for v, s in zip(videos, splits, strict=True)]
-        columns = ["video", "action", "label", "group", "split"]
-        pd.DataFrame(table, columns=columns).to_csv(rows / "videos.csv", index=False, lineterminator="\n")
+        table = [
+            {"video": v.key, "action": v.info.action, "label": v.info.label, "group": v.info.group, "split": split}
+            for v, split in zip(videos, splits, strict=True)
+        ]
+        write_table(rows / "videos.csv", table)
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(rows, out)

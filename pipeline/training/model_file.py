@@ -13,16 +13,17 @@ from safetensors.torch import save_file
 
 from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
+from pipeline.results import replacing
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
 
 
 def save_model(path: Path, net: Ladder, card: ModelCard) -> None:
     """Writes the model file; the same weights give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    save_file(tensors, path, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
-    path.chmod(0o644)  # safetensors lets nobody else read it
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
+        unfinished.chmod(0o644)  # safetensors lets nobody else read it
 
 
 def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import requests
 from tqdm import tqdm
 
+from pipeline.results import replacing
 from pipeline.video.digest import sha256_of
 
 # The most that a cut costs, because urllib3 drops the block it was filling.
@@ -154,17 +155,11 @@ def unpack(archive: Path, place: Callable[[str], Path | None], *, limit: int) ->
 
 
 def _write_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
     written = 0
-    try:
-        with opened.open(member) as source, temporary.open("wb") as file:
-            while block := source.read(BLOCK_BYTES):
-                # Counted, because the size in the header may lie.
-                written += len(block)
-                if written > limit:
-                    raise ValueError(f"{opened.filename}: {member.filename} exceeds {limit} bytes; refused")
-                file.write(block)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as unfinished, opened.open(member) as source, unfinished.open("wb") as file:
+        while block := source.read(BLOCK_BYTES):
+            # Counted, because the size in the header may lie.
+            written += len(block)
+            if written > limit:
+                raise ValueError(f"{opened.filename}: {member.filename} exceeds {limit} bytes; refused")
+            file.write(block)

@@ -9,6 +9,8 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from pipeline.results import replacing
+
 
 @contextmanager
 def mp4_writer(path: Path, *, height: int, width: int, fps: int) -> Iterator[Callable[[np.ndarray], None]]:
@@ -18,13 +20,6 @@ def mp4_writer(path: Path, *, height: int, width: int, fps: int) -> Iterator[Cal
     its name, when the block ends without an exception, and never in part; the same frames give the same bytes. Holds
     a few frames in memory. RuntimeError with ffmpeg's words if it cannot encode or write.
     """
-    unfinished = path.with_name(path.name + ".part")
-    process = subprocess.Popen(
-        _command(unfinished, height=height, width=width, fps=fps),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,  # errors alone, which a pipe has room for
-    )
 
     def write(frame: np.ndarray) -> None:
         if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
@@ -40,14 +35,19 @@ def mp4_writer(path: Path, *, height: int, width: int, fps: int) -> Iterator[Cal
             words = " ".join(said.decode(errors="replace").split())[:300]
             raise RuntimeError(f"{path} cannot be written: {words or f'ffmpeg ended with status {process.returncode}'}")
 
-    try:
-        yield write
-        finish()
-        unfinished.replace(path)
-    finally:
-        process.kill()
-        process.communicate()
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        process = subprocess.Popen(
+            _command(unfinished, height=height, width=width, fps=fps),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,  # errors alone, which a pipe has room for
+        )
+        try:
+            yield write
+            finish()
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def _command(path: Path, *, height: int, width: int, fps: int) -> list[str]:

@@ -13,6 +13,8 @@ import imageio_ffmpeg
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.results import replacing, write_text
+
 HEIGHT, WIDTH, FPS = 240, 320, 25
 
 Name = tuple[str, int, int]  # of a video: class, group, clip
@@ -27,11 +29,10 @@ def write_lists(
     folder: Path, classes: Sequence[str], splits: Mapping[int, tuple[Sequence[Name], Sequence[Name]]]
 ) -> None:
     """Writes classInd.txt and, with CRLF as the official, each split's lists: {number: (trained, tested)}."""
-    folder.mkdir(parents=True, exist_ok=True)
     labels = {class_name: label for label, class_name in enumerate(classes, start=1)}
 
     def write(list_name: str, lines: list[str]) -> None:
-        (folder / list_name).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+        write_text(folder / list_name, "".join(f"{line}\r\n" for line in lines))
 
     write("classInd.txt", [f"{label} {class_name}" for class_name, label in labels.items()])
     for split, (trained, tested) in splits.items():
@@ -57,13 +58,20 @@ def write_all(write: Callable[[Name], None], names: Sequence[Name], folder: Path
 def encode(frames: np.ndarray, path: Path) -> None:
     """Frames (T, 240, 320, 3) uint8 -> an AVI file at `path`, whole or not at all.
 
-    Its folder must exist. Raises RuntimeError with the file name and the end of ffmpeg's messages.
+    Raises RuntimeError with the file name and the end of ffmpeg's messages.
     """
-    unfinished = path.with_suffix(".avi.part")
+    with replacing(path) as unfinished:
+        try:
+            _command(unfinished).run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), input=frames.tobytes(), quiet=True)
+        except ffmpeg.Error as error:
+            raise RuntimeError(f"{path}: ffmpeg failed: {error.stderr.decode(errors='replace')[-1000:]}") from error
+
+
+def _command(path: Path) -> ffmpeg.nodes.OutputStream:
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{WIDTH}x{HEIGHT}", r=FPS, threads=1)
     # a fixed quantiser: rate control would give the classes, which differ in cost, different image quality
     encoded = source.output(
-        str(unfinished),
+        str(path),
         format="avi",
         vcodec="libxvid",
         vtag="XVID",
@@ -74,10 +82,4 @@ def encode(frames: np.ndarray, path: Path) -> None:
         fflags="+bitexact",
         **{"q:v": 3},
     )
-    command = encoded.global_args("-loglevel", "error", "-nostdin").overwrite_output()
-    try:
-        command.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), input=frames.tobytes(), quiet=True)
-    except ffmpeg.Error as error:
-        unfinished.unlink(missing_ok=True)
-        raise RuntimeError(f"{path}: ffmpeg failed: {error.stderr.decode(errors='replace')[-1000:]}") from error
-    unfinished.replace(path)
+    return encoded.global_args("-loglevel", "error", "-nostdin").overwrite_output()
