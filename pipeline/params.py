@@ -18,11 +18,21 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
 SECTIONS = ("source", "decode", "train", "evaluate", "features", "probe")
 
+_COPIES = Path(".dvc", "tmp", "exps")  # where `dvc exp run --temp` and `--queue` run, in copies of the repository
+
 T = TypeVar("T")
 
 
 class ParamsError(ValueError):
     """The parameter file is not what the stage needs."""
+
+
+def given_path(text: str) -> Path:
+    """A path that params.yaml gives: `~` is the home folder, and a relative path is relative to the repository, also
+    from its temporary copy in which DVC runs an experiment: what git ignores is not in the copy."""
+    path, here = Path(text).expanduser(), Path.cwd()
+    copies = [folder for folder in here.parents if folder.parts[-len(_COPIES.parts) :] == _COPIES.parts]
+    return copies[-1].parents[len(_COPIES.parts) - 1] / path if copies else path
 
 
 @dataclasses.dataclass(frozen=True)

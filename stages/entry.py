@@ -1,6 +1,7 @@
 """How a stage starts and ends: its matrix item, and one clear message when it cannot go on."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,13 +16,18 @@ def matrix_item(stage: str, allowed: Sequence[str]) -> str:
 
 
 def run(stage: str, main: Callable[[], None]) -> None:
-    """Calls main. An error that has to do with params, data or the machine exits 1 with its message alone."""
+    """Calls main. An error that has to do with params, data or the machine exits 1 with its message alone, and Ctrl-C
+    with a word."""
     try:
         main()
+    except KeyboardInterrupt:
+        print(f"\n{stage}: interrupted; start it again to carry on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
         rank = os.environ.get("RANK", "0")  # of several processes that train together
         name = "traceback.txt" if rank == "0" else f"traceback_{rank}.txt"
-        item = sys.argv[1:] if len(sys.argv) == 2 else []  # the options of a tool are no folder's name
+        # The item of a matrix; a file or the options of a tool are no folder's name.
+        item = [word for word in sys.argv[1:2] if len(sys.argv) == 2 and word.isidentifier()]
         report = Path("runs", "_".join([stage, *item]), name)
         try:
             report.parent.mkdir(parents=True, exist_ok=True)

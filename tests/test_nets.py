@@ -296,12 +296,13 @@ def test_random_encoder_is_scaled_like_a_trained_one() -> None:
     assert all(torch.equal(first[key], value) for key, value in encoder.state_dict().items())
 
 
-def test_encoder_weights_from_a_file(tmp_path) -> None:
+def test_encoder_weights_from_a_file(tmp_path, monkeypatch) -> None:
     source = Encoder()
     state = {key: torch.full_like(value, 0.5) for key, value in source.resnet.state_dict().items()}
     torch.save(state | {"fc.weight": torch.zeros(3)}, tmp_path / "whole.pth")
     encoder = Encoder()
-    assert load_weights(encoder, str(tmp_path / "whole.pth"))["random_layers"] == []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_weights(encoder, "~/whole.pth")["random_layers"] == []
     assert all((value == 0.5).all() for value in encoder.resnet.state_dict().values() if value.is_floating_point())
 
     partial = {key: value for key, value in state.items() if not key.startswith("layer4")}

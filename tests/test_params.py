@@ -8,9 +8,20 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from pipeline.params import Above, AtLeast, Between, MultipleOf, ParamsError, from_dict, load_section, read_yaml
+from pipeline.params import (
+    Above,
+    AtLeast,
+    Between,
+    MultipleOf,
+    ParamsError,
+    from_dict,
+    given_path,
+    load_section,
+    read_yaml,
+)
 from pipeline.video.decode import resample
-from stages.check import check
+from stages.check import check, main
+from stages.entry import run
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
@@ -179,6 +190,25 @@ def test_clips_begin_at_each_place_of_the_rhythm(file: Path) -> None:
         assert (gaps[period:] == gaps[:-period]).all()
         assert len(set(gaps)) == 2
         assert all(len({k * step % period for k in range(period)}) == period for step in steps)
+
+
+def test_paths_mean_the_same_in_the_copies_in_which_dvc_runs_experiments(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert given_path("~/w.pth") == tmp_path / "home" / "w.pth"
+    assert given_path("/data/w.pth") == Path("/data/w.pth")
+    for copy in ("", ".dvc/tmp/exps/tmpx3", ".dvc/tmp/exps/standalone/tmpx3"):
+        (tmp_path / copy).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / copy)
+        assert given_path("../videos").resolve() == tmp_path.parent / "videos"
+
+
+def test_the_check_of_a_file_elsewhere_leaves_its_traceback_in_runs(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "mine.yaml").write_text("source: 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["check", str(tmp_path / "mine.yaml")])
+    with pytest.raises(SystemExit, match=r"traceback in runs/check/traceback\.txt"):
+        run("check", main)
+    assert (tmp_path / "runs" / "check" / "traceback.txt").is_file()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -5,13 +5,13 @@ torchmetrics holds the learned weights of the layers; AlexNet's own, torchvision
 
 import hashlib
 import pickle
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
 from pipeline.nets.pretrained import pretrained_file
+from pipeline.params import given_path
 
 
 class Lpips(nn.Module):
@@ -24,7 +24,7 @@ class Lpips(nn.Module):
         from torchmetrics.functional.image.lpips import _LPIPS
 
         self.net = _LPIPS(net="alex", pnet_rand=True)
-        path = Path(weights)
+        path = given_path(weights)
         if weights == "imagenet":
             others = "evaluate.lpips to its path, or to null"
             path = pretrained_file(AlexNet_Weights.IMAGENET1K_V1, wanted="evaluate.lpips imagenet", instead=others)

@@ -58,7 +58,6 @@ def score(
 
 
 @torch.no_grad()
-@torch.no_grad()
 def score_clips(
     net: Ladder, card: ModelCard, clips: Clips, config: EvaluateConfig, *, flow: bool = True
 ) -> tuple[dict[str, dict], Pictures]:

@@ -7,7 +7,6 @@ import hashlib
 import pickle
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from pipeline.nets.pretrained import pretrained_file
+from pipeline.params import given_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the weights expect
 
@@ -105,7 +105,7 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
     if weights == "random":
         _calibrate(encoder)
         return {"weights": "random", "sha256": "", "random_layers": _layers(encoder.resnet)}
-    path = Path(weights)
+    path = given_path(weights)
     if weights == "imagenet":
         others = "train.<model>.encoder to its path, or to random"
         path = pretrained_file(ResNet18_Weights.IMAGENET1K_V1, wanted="encoder weights imagenet", instead=others)

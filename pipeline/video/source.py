@@ -12,6 +12,8 @@ from typing import Literal
 
 import pandas as pd
 
+from pipeline.params import given_path
+from pipeline.results import replacing
 from pipeline.video import archives, circles, index, motions, ucf101
 from pipeline.video.download import download
 
@@ -54,7 +56,7 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
     """
     raw.mkdir(parents=True, exist_ok=True)
     if config.kind == "folder":
-        root, lists = Path(config.folder.root).expanduser(), Path(config.folder.lists).expanduser()
+        root, lists = given_path(config.folder.root), given_path(config.folder.lists)
         _copy_lists(lists, raw / ucf101.LISTS)
         table = index.index_videos(root, relative_to=None)
     else:
@@ -78,9 +80,9 @@ def _copy_lists(lists: Path, to: Path) -> None:
     if not lists.is_dir():
         raise ValueError(f"source.folder.lists: {lists} is not a folder; it should hold classInd.txt and the lists")
     ucf101.classes_of(lists)  # refuses bad lists now, and by their own names
-    to.mkdir(parents=True, exist_ok=True)
     for file in sorted(lists.glob("*.txt")):
-        shutil.copyfile(file, to / file.name)
+        with replacing(to / file.name) as unfinished:
+            shutil.copyfile(file, unfinished)
 
 
 def _unpack_ucf101(url: str, raw: Path, downloads: Path) -> None:
