@@ -1,5 +1,6 @@
 """Stage fetch: videos and split lists, generated, indexed in place or downloaded -> data/raw."""
 
+import shutil
 from pathlib import Path
 
 from pipeline.params import load_section
@@ -10,7 +11,12 @@ from stages.entry import run
 
 def main() -> None:
     config = load_section("params.yaml", "source", SourceConfig)
-    table = fetch(config, Path("data/raw"), downloads=Path("runs/fetch"))
+    raw = Path("data/raw")
+    try:
+        table = fetch(config, raw, downloads=Path("runs/fetch"))
+    except BaseException:  # half of it would stand in the way of `dvc checkout`
+        shutil.rmtree(raw, ignore_errors=True)
+        raise
     classes = table["video"].str.split("/").str[0].nunique()
     write_metrics(
         Path("metrics/fetch.json"),

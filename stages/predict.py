@@ -18,8 +18,9 @@ FILE_side_by_side.mp4: how good it is on frames that exist: true frame, predicte
 Every --frames frames are predicted from the true ones before them; a yellow border marks predictions, and a red one
 those after the end of the video.
 
-The video may be of any container and codec that ffmpeg reads. Its frames are taken at --fps frames per second and
-stretched to the height and width that the model was trained with, as in training. In what is written each of those
+The video may be of any codec that ffmpeg decodes, in any container that holds its own frames: no playlist, and no
+series of pictures. A damaged one is taken with a warning. Its frames are taken at --fps frames per second and stretched
+to the height and width that the model was trained with, as in training. In what is written each of those
 pixels is a square of several, to be looked at."""
 
 

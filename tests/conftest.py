@@ -76,7 +76,7 @@ def shards(raw_motions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shards of raw_motions at 25, 15 and 10 fps, 32 × 32 pixels, and manifest.csv."""
     out = tmp_path_factory.mktemp("shards")
     rows, paths, config = plan(raw_motions)
-    make_manifest(ingest(rows, paths, out, config, work=out / "work")).to_csv(out / "manifest.csv", index=False)
+    make_manifest(ingest(rows, paths, config, work=out)).to_csv(out / "manifest.csv", index=False)
     return out
 
 

@@ -47,7 +47,7 @@ def shards(raw, tmp_path_factory):
     """At 64 × 64 pixels, through the project's own decoding."""
     out = tmp_path_factory.mktemp("shards")
     rows, paths, config = plan(raw, height=64, width=64, validation_groups=(22, 23, 24, 25))
-    ingest(rows, paths, out, config, work=out / "work")
+    ingest(rows, paths, config, work=out)
     return out
 
 

@@ -1,6 +1,8 @@
 """One encoded video: its frames in display order, their times, colours and quality, and which of them make a rate."""
 
 import io
+import os
+import shutil
 import subprocess
 from fractions import Fraction
 from itertools import pairwise
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.video.decode import DecodedVideo, VideoError, decode, resample
+from pipeline.video.container import VideoError
+from pipeline.video.decode import DecodedVideo, decode, resample
 from pipeline.video.shards import RATES
 from tests.videos import FFMPEG, nearest_by_hand, open_jpeg, reference_decode
 
@@ -92,7 +95,7 @@ def test_every_frame_once_in_display_order(tmp_path: Path, options, rate: str, s
     assert np.abs(levels - np.arange(50) * 4).max() < 6
     assert open_jpeg(jpegs[0]).shape == (32, 64, 3)
     assert video.fps == Fraction(rate)
-    assert (video.height, video.width) == (64, 96)
+    assert (video.track.height, video.track.width) == (64, 96)
     assert all(gap == 1 / Fraction(rate) for gap in np.diff(video.pts) * video.tick)
     assert video.steady
     assert video.near_duplicates == 0
@@ -169,6 +172,12 @@ def test_the_bytes_depend_on_the_video_alone(raw_motions: Path, tmp_path: Path) 
     _, before = decoded(first, tmp_path)
     _, after = decoded(second, tmp_path)
     assert alone == after != before
+
+
+def test_a_name_that_is_not_utf8(raw_motions: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"latin-\xe9 %03d.avi")
+    shutil.copy(next(raw_motions.rglob("*.avi")), path)
+    assert len(decoded(path, tmp_path)[0]) == 30
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

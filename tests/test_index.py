@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.video.index import index_videos, read_index, write_index
+from pipeline.video.index import SUFFIXES, index_videos, read_index, write_index
 from pipeline.video.ucf101 import read_split
 from tests.videos import ARCHERY, write
 
@@ -17,7 +17,7 @@ SHA256 = {
     b"abc": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     b"": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 }
-NO_SUFFIX = "its name does not end in .avi|.mp4|.mkv|.webm|.mov|.mpg"
+NO_SUFFIX = f"its name does not end in {'|'.join(SUFFIXES)}"
 
 
 def test_the_index_has_a_row_an_entry_of_a_class_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.video.index import index_videos
+from pipeline.video.index import SUFFIXES, index_videos
 from pipeline.video.ingest import ingest
 from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
 from pipeline.video.plan import ABSENT, BAD, GOOD, Row
@@ -69,7 +69,7 @@ def test_every_file_and_every_listed_video_is_a_row(few: Path) -> None:
             *("none", "unlisted"),
             "in neither list of split 1; its name is not v_<Action>_g<2 digits>_c<2 digits>",
         ),
-        "notes.txt": ("none", "not a video", "its name does not end in .avi|.mp4|.mkv|.webm|.mov|.mpg"),
+        "notes.txt": ("none", "not a video", f"its name does not end in {'|'.join(SUFFIXES)}"),
         "v_ZoomIn_g08_c77.avi": ("none", "unlisted", "in neither list of split 1"),
         "v_ZoomIn_g09_c01.avi": ("train", "empty", "a file of no bytes"),
     }
@@ -130,7 +130,8 @@ def test_the_same_input_gives_the_same_bytes_in_any_order(
     rows, paths, config = plan(raw_motions)
     random.Random(workers).shuffle(rows)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(workers)))
-    again = ingest(rows, paths, tmp_path / "again", config, work=tmp_path / "work")
+    stored_video(tmp_path / "again" / "15", 3, label=99)  # of a run with smaller shards
+    again = ingest(rows, paths, config, work=tmp_path / "again")
     for rate in RATES:
         assert folder_digest(tmp_path / "again" / str(rate)) == folder_digest(shards / str(rate))
     make_manifest(again).to_csv(tmp_path / "manifest.csv", index=False)
@@ -143,7 +144,7 @@ def test_bad_videos_are_rows_with_reasons(few: Path, tmp_path: Path) -> None:
     (videos / "v_ZoomIn_g08_c77.avi").write_bytes(b"in no list")
     rows, paths, config = plan(few, max_bad_fraction=0.5)
     shutil.copy(videos / "v_ZoomIn_g08_c01.avi", videos / "v_ZoomIn_g10_c01.avi")  # after the index
-    manifest = make_manifest(ingest(rows, paths, tmp_path / "out", config, work=tmp_path / "work"))
+    manifest = make_manifest(ingest(rows, paths, config, work=tmp_path / "out"))
     found = manifest[manifest["verdict"] != ABSENT].set_index("video")
     assert {Path(row.Index).stem[9:]: (row.verdict, row.reason) for row in found.itertuples()} == {
         "g01_c01": (GOOD, ""),
@@ -169,9 +170,9 @@ def test_bad_videos_are_rows_with_reasons(few: Path, tmp_path: Path) -> None:
 def test_missing_frames_are_said(real_clips: Path, tmp_path: Path) -> None:
     rows, paths, config = plan(real_clips)
     horses = next(row for row in rows if row.video.endswith("v_HorseRace_g20_c01.avi"))
-    (said,) = make_manifest(ingest([horses], paths, tmp_path, config, work=tmp_path / "work")).itertuples()
+    (said,) = make_manifest(ingest([horses], paths, config, work=tmp_path / "work")).itertuples()
     assert (said.verdict, said.frames, said.header_frames) == (GOOD, 365, 367)
-    assert said.reason == "frames fewer than its header says: 2; variable frame rate"
+    assert said.reason == "missing frames: 2; variable frame rate"
 
 
 def test_a_repaired_video_is_tried_again(raw_motions: Path, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_repaired_video_is_tried_again(raw_motions: Path, tmp_path: Path) -> N
     verdicts = []
     for content in (whole[:-1], whole):
         hurt.write_bytes(content)
-        (first, *others) = ingest(chosen, paths, tmp_path / "out", config, work=tmp_path / "work")
+        (first, *others) = ingest(chosen, paths, config, work=tmp_path / "work")
         verdicts.append((first.verdict, first.reason))
         assert all(row.verdict == GOOD for row in others)
     assert verdicts == [(BAD, "changed"), (GOOD, "")]
@@ -241,9 +242,14 @@ def test_accounts_that_do_not_match_are_refused(
     ("changes", "reason"),
     [
         ({}, ""),
-        ({"header_frames": 53}, "frames fewer than its header says: 3"),
+        ({"header_frames": 53}, "missing frames: 3"),
         ({"header_frames": 49}, ""),
         ({"steady": False}, "variable frame rate"),
+        ({"late_frames": 2}, "frames not later than the one before: 2"),
+        ({"damaged_frames": 2, "detail": "why"}, "damaged frames: 2"),
+        ({"detail": "why"}, "the decoder complains, see detail"),
+        ({"tracks": 2}, "one of 2 picture tracks"),
+        ({"hdr": "PQ"}, "high dynamic range (PQ), stored without tone mapping"),
         ({"near_duplicates": 25}, ""),
         ({"near_duplicates": 26}, "near-duplicate frames: 26 of 50"),
         ({"frames_15": 6, "frames_10": 5}, "shorter than a clip of 6 frames at 10 fps"),
@@ -261,6 +267,8 @@ def test_good_videos_that_are_worth_a_look_say_why(changes: dict[str, object], r
     others = [
         row("g01_c02"),
         row("g01_c02", action="B", split="test"),
+        row("g02_c01", action="B"),
+        row("g01_c01", action="C", split="test"),
         row("g03_c01", sha256="same"),
         row("g03_c02", sha256="same"),
         row("g04_c01", sha256="twice", split="validation"),
@@ -270,6 +278,7 @@ def test_good_videos_that_are_worth_a_look_say_why(changes: dict[str, object], r
     assert manifest.loc["A/v_A_g01_c01.avi", "reason"] == reason
     assert manifest.loc["A/v_A_g05_c01.avi", "reason"] == "damaged"
     assert manifest.loc["B/v_B_g01_c02.avi", "reason"] == ""
+    assert manifest.loc["C/v_C_g01_c01.avi", "reason"] == "its class has no training video"
 
 
 def test_the_summary() -> None:
@@ -300,11 +309,13 @@ def test_the_summary() -> None:
         "frames": {"source": 310, "near_duplicates": 7, "25": 300, "15": 180, "10": 105},
         "source": {
             "classes": 2,
+            "classes_without_training": 0,
             "codecs": {"mpeg4": 5, "h264": 1},
             "rates": {"25": 5, "30000/1001": 1},
             "variable_rate": 1,
             "packed_b_frames": 1,
             "cut_short": 0,
+            "damaged": 0,
             "fewer_frames_than_header": 1,
             "more_frames_than_header": 2,
             "seconds": 12.07,

@@ -1,5 +1,6 @@
 """The pipeline as a user runs it: real `dvc` commands in a clone of their own, on the tiny preset."""
 
+import hashlib
 import json
 import os
 import re
@@ -202,6 +203,66 @@ def test_bad_params_stop_before_anything_runs(restored: Path, change: str, messa
     assert message in output
     assert "failed to reproduce 'decode'" in output
     assert "Traceback" not in output
+
+
+UNDO = "git restore --staged --worktree . && dvc checkout"  # as README and the walk-through say
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["decode.timeout_s=1e-6"], r"decode: 176 of 176 listed videos are bad, (?s:.*): runs/decode/manifest\.csv\n"),
+        (
+            ["source.kind=folder", "source.folder.root=/none", "source.folder.lists=/none"],
+            "lists: /none is not a folder",
+        ),
+    ],
+)
+def test_a_failed_run_is_undone_by_the_words_of_the_readme(project: Path, changes: list[str], message: str) -> None:
+    overrides = [word for change in changes for word in ("-S", change)]
+    assert re.search(message, call(project, "dvc", "exp", "run", *overrides, check=False))
+    assert UNDO in (project / "README.md").read_text()
+    call(project, "bash", "-ec", UNDO)
+    assert call(project, "git", "status", "--porcelain") == ""
+    assert stale(project) == set()
+
+
+def objects(cache: Path) -> dict[str, str]:
+    """Name by which DVC knows each object of its cache -> digest of what is in it."""
+    files = [file for file in (cache / "files" / "md5").glob("??/*") if file.is_file()]
+    return {
+        file.parent.name + file.name.removesuffix(".dir"): hashlib.md5(
+            file.read_bytes(), usedforsecurity=False
+        ).hexdigest()
+        for file in files
+    }
+
+
+def test_a_stage_run_by_hand_leaves_the_cache_alone(project: Path) -> None:
+    """What it replaces are hard links to the cache, where the file system has them."""
+    if (project / "data" / "manifest.csv").stat().st_nlink < 2:
+        pytest.skip("DVC does not make hard links here")
+    before = objects(project / ".dvc" / "cache")
+    assert len(before) > 200
+    assert all(name == digest for name, digest in before.items())
+    params = (project / "params.yaml").read_text()
+    for old, new in (
+        ("seed: 0", "seed: 5"),
+        ("jpeg_quality: 96", "jpeg_quality: 91"),
+        ("pictures: ", "pictures: 1  # "),
+    ):
+        assert old in params
+        params = params.replace(old, new)
+    (project / "params.yaml").write_text(params)
+    order = ["fetch", "decode", "train", "evaluate", "features", "controls", "probe"]
+    for stage in sorted(ALL, key=lambda stage: order.index(stage.partition("@")[0])):
+        call(project, sys.executable, "-m", *f"stages.{stage}".split("@"))
+    assert objects(project / ".dvc" / "cache") == before
+    call(project, "git", "checkout", "-q", "--", ".")
+    call(project, "dvc", "checkout", "--force")
+    assert objects(project / ".dvc" / "cache") == before
+    assert stale(project) == set()
+    assert call(project, "git", "status", "--porcelain") == ""
 
 
 def corrupt(text: str) -> str:

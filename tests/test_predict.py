@@ -220,7 +220,6 @@ BAD = {
     "empty": ({"video": "empty.mp4"}, r"empty.mp4: not a video: .+"),
     "sound": ({"video": "sound.wav"}, r"sound.wav: not a video: .+"),
     "cut": ({"video": "cut.mp4"}, r"cut.mp4: not a video: .+"),
-    "damaged": ({"video": "damaged.avi"}, r"damaged.avi: damaged: .+"),
     "too short": ({"fps": 1}, r".*mine.mp4 is too short: its 48 frames make 2 at 1 fps, and lvln needs 3 .*"),
     "no frames": ({"frames": 0}, r"--frames 0 is out of range; allowed: at least 1"),
     "no rate": ({"fps": -1}, r"--fps -1 is out of range; allowed: at least 1"),
@@ -241,9 +240,6 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, video: Path) -> Path:
     (folder / "empty.mp4").touch()
     (folder / "self.mp4").write_bytes(video.read_bytes())
     (folder / "cut.mp4").write_bytes(video.read_bytes()[:20_000])
-    avi = bytearray(record(folder / "damaged.avi", *CODECS["avi"]).read_bytes())
-    avi[30_000:90_000:500] = bytes(120)
-    (folder / "damaged.avi").write_bytes(avi)
     sound = [FFMPEG, "-loglevel", "error", "-f", "lavfi", "-i", "sine=d=1", str(folder / "sound.wav")]
     subprocess.run(sound, check=True)
     (folder / "taken.mp4").mkdir()
@@ -256,7 +252,7 @@ def test_one_clear_line(
 ) -> None:
     monkeypatch.chdir(bad_files)
     if name == "full disk":
-        Path("full.mp4.part").symlink_to("/dev/full")
+        Path(".part_full.mp4").symlink_to("/dev/full")
     changes, expected = BAD[name]
     said = call(monkeypatch, **{"model": model, "video": video, "out": tmp_path / "out.mp4", **changes})
     message = said.strip().splitlines()
@@ -279,12 +275,25 @@ def test_what_is_odd_is_said(model: Path, tmp_path: Path, capsys: pytest.Capture
     assert "slow.mkv: has 5 fps: frames are repeated to make 10" in capsys.readouterr().err
 
 
+def test_a_damaged_video_is_taken_with_a_warning(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = record(tmp_path / "damaged.avi", *CODECS["avi"])
+    damaged = bytearray(file.read_bytes())
+    damaged[30_000:90_000:500] = bytes(120)
+    file.write_bytes(damaged)
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, model=model, video=file, out="out.mp4") is None
+    assert re.search(r"damaged.avi: damaged, \d+ of 4\d frames are not whole \(.+\)\n", capsys.readouterr().err)
+    assert len(watch(tmp_path / "out.mp4")[0]) > 15
+
+
 def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
     """Of two files being written, neither is replaced when one of them fails."""
     files = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     for file in files:
         file.write_text("old")
-    (tmp_path / "a.mp4.part").symlink_to("/dev/full")
+    (tmp_path / ".part_a.mp4").symlink_to("/dev/full")
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     size = {"height": 64, "width": 64, "fps": 10}
 
@@ -311,7 +320,7 @@ def test_stopped_it_leaves_nothing(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages.predict", "--model", model, "--video", video, "--out", "out/out.mp4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "tmp")}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and len(list(tmp_path.glob("out/*.part"))) < 2:
+        while process.poll() is None and len(list(tmp_path.glob("out/.part_*"))) < 2:
             time.sleep(0.05)
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from pipeline.video.digest import sha256_of
 from pipeline.video.index import index_videos, write_index
-from pipeline.video.ingest import Task, accept_shard, ingest, make_shard, tools_digest
+from pipeline.video.ingest import Task, accept_shard, ingest, make_shard, publish, tools_digest
 from pipeline.video.plan import Row
 from pipeline.video.shards import RATES, open_shard
 from tests.conftest import decode_config, plan
@@ -312,6 +312,10 @@ def test_nothing_is_left_running(
         _, stderr = process.communicate(timeout=seconds)
         assert process.returncode != 0
         assert len(receipts(project)) < SHARDS, stderr
+        if number == signal.SIGINT:
+            assert stderr.endswith("\ndecode: interrupted; start it again to carry on\n")
+            assert "leaked" not in stderr
+            assert "Traceback" not in stderr
     finished = check_what_is_there(project, undisturbed)
     done = run_stage(project)
     assert "carrying on: " in done.stdout
@@ -478,7 +482,7 @@ class Finished:
         """Makes all shards that are not there; digests of what is published."""
         settings = {"videos_per_shard": PER_SHARD, "validation_groups": tuple(GROUPS["validation"]), **changes}
         rows, paths, config = plan(self.raw, **settings)
-        ingest(rows, paths, out, config, work=self.work)
+        publish(ingest(rows, paths, config, work=self.work), self.work, out)
         return {f"{tar.parent.name}/{tar.name}": sha256_of(tar) for tar in out.glob("*/*.tar")}
 
 

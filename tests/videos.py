@@ -68,6 +68,6 @@ def write_shard(path: Path, videos: Mapping[str, Sequence[bytes]], **facts: obje
 
 def stored_video(folder: Path, frames: int, *, split: str = "train", label: int = 0, size: int = 32) -> Path:
     """A shard with one video of grey_jpegs."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     jpegs = grey_jpegs(frames, size=size)
     return write_shard(folder / f"{split}-{label:05}.tar", {f"v_A_g01_c{label:02}": jpegs}, label=label)

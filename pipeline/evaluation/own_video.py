@@ -23,7 +23,8 @@ from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.training.model_file import ModelCard
 from pipeline.video.clips import decode_jpegs
-from pipeline.video.decode import DecodedVideo, VideoError, decode, resample
+from pipeline.video.container import VideoError
+from pipeline.video.decode import DecodedVideo, decode, resample
 from pipeline.video.encode import mp4_writer
 
 BATCH = 48  # frames predicted at a time, or those of one run where they are more
@@ -55,11 +56,12 @@ class OwnVideo:
 
 
 def open_own_video(path: Path, scratch: Path, card: ModelCard, *, fps: int) -> OwnVideo:
-    """Decodes a video of any container and codec as the pipeline does for training: upright, resized to the model's
-    height and width whatever its shape, at fps frames per second by its own timestamps.
+    """Decodes a video as the pipeline does for training: upright, resized to the model's height and width whatever its
+    shape, at fps frames per second by its own timestamps.
 
-    scratch: a folder for the frames as JPEGs, some 5 to 20 KB each. Says on stderr what is odd about the video.
-    ValueError naming the file when it is no video, or is damaged, or has too few frames for the model's seeds.
+    scratch: a folder for the frames as JPEGs, some 5 to 20 KB each. Says on stderr what is odd about the video, and
+    takes a damaged one as it is. ValueError naming the file when it is no video, or has too few frames for the model's
+    seeds.
     """
     if not path.is_file():
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
@@ -78,11 +80,26 @@ def open_own_video(path: Path, scratch: Path, card: ModelCard, *, fps: int) -> O
             f"{path} is too short: its {len(source)} frames make {len(video)} at {fps} fps, and {card.model} needs "
             f"{card.seeds} to predict from"
         )
-    if source.header_frames > len(source) or source.missing_bytes:
-        print(f"{path}: cut short, {len(source)} of {source.header_frames} frames are left of it", file=sys.stderr)
-    if source.fps < fps:
-        print(f"{path}: has {float(source.fps):g} fps: frames are repeated to make {fps}", file=sys.stderr)
+    for warning in _warnings(source, fps):
+        print(f"{path}: {warning}", file=sys.stderr)
     return video
+
+
+def _warnings(source: DecodedVideo, fps: int) -> Iterator[str]:
+    if source.missing_frames:
+        yield f"cut short, {len(source)} of {len(source) + source.missing_frames} frames are left of it"
+    elif source.track.missing_bytes:
+        yield f"cut short by {source.track.missing_bytes} bytes"
+    if source.damaged_frames:
+        yield f"damaged, {source.damaged_frames} of {len(source)} frames are not whole ({source.complaint})"
+    elif source.complaint:
+        yield f"the decoder complains, and goes on: {source.complaint}"
+    if source.track.tracks > 1:
+        yield f"has {source.track.tracks} picture tracks; shown is stream {source.track.index}"
+    if source.track.hdr:
+        yield f"has high dynamic range ({source.track.hdr}), shown without tone mapping: bright parts come out grey"
+    if source.fps < fps:
+        yield f"has {float(source.fps):g} fps: frames are repeated to make {fps}"
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def make_shards(source: SourceConfig, decode: DecodeConfig, folder: Path) -> dic
     index, paths = read_index(raw)
     labels, split = read_labels(raw / LISTS), read_split(raw / LISTS, decode.split)
     rows = plan_rows(index.itertuples(), labels=labels, split=split, config=decode)
-    manifest = make_manifest(ingest(rows, paths, folder / "shards", decode, work=folder / "work"))
+    manifest = make_manifest(ingest(rows, paths, decode, work=folder / "shards"))
     check_verdicts(manifest, decode)
     check_splits(manifest, decode)
     check_accounts(manifest, index, folder / "shards")

@@ -4,11 +4,13 @@ One ffmpeg process a video decodes and resizes every frame once, and every frame
 rates are then only choices among the encoded frames. Choosing inside ffmpeg (`-r`, the fps filter) would encode a
 kept frame once per rate, and in its constant-rate mode ffmpeg inserts a frame into every XviD file with packed
 B-frames, whose first timestamp is 1. Frames pass through one by one: of each, a few numbers stay in memory.
+
+What the file is comes from its container (container.py), the times from a filter, and only what nothing else tells
+from ffmpeg's log (ffmpeg_log.py).
 """
 
 import errno
 import io
-import os
 import re
 import signal
 import subprocess
@@ -24,29 +26,15 @@ import imageio_ffmpeg
 import numpy as np
 import simplejpeg
 
-# What may be opened: containers that hold their own frames. Playlists, image sequences and the like name other files.
-CONTAINERS = "avi,mov,matroska,webm,mpeg,mpegts,flv,asf,ogg"
-MAX_PIXELS = 8192 * 8192  # of a source frame; a header may claim any size, and its memory is asked for at once
+from pipeline.video.container import CONTAINERS, MAX_PIXELS, PictureTrack, VideoError, read_track
+from pipeline.video.ffmpeg_log import LEVEL, Said, count_damaged, read_log
+
 NO_PTS = -(2**63)  # a frame without a timestamp
+LONGEST_GAP = 300  # seconds between two frames: more is a broken clock, and would be stored as thousands of copies
+LONGEST_HOLE = 10  # seconds without a frame in a damaged video: more is a pause
 NEAR_DUPLICATE = 0.1  # mean absolute luma difference to the frame before, in percent of the full range
 
-# Each from the start of a line of ffmpeg's log: a video's title may hold anything, but stands further to the right.
-_STREAM = re.compile(r"\[info\]   Stream #0:\d+.*?: Video: (?P<codec>\w+).*?, (?P<width>\d+)x(?P<height>\d+)")
-_SOUND = re.compile(r"\[info\]   Stream #0:\d+.*?: Audio: ")
-_CLOCK = re.compile(r"\[graph 0 input .*\btb:(?P<tick>\d+/\d+) fr:(?P<rate>[1-9]\d*/[1-9]\d*)")
-_DURATION = re.compile(r"\[info\]   Duration: (?P<h>\d+):(?P<m>\d+):(?P<s>[\d.]+)(?:, start: (?P<start>[\d.]+))?")
-_PACKED = re.compile(r"(?:\[[^\]]* @ \w+\] )+\[\w+\] Video uses .*packed B-frames")
-_STOPPED = re.compile(r"\[\w+\] Exiting normally, received signal")
-_COMPLAINT = re.compile(r"(?:\[[^\]]*\] )*?\[(?:error|fatal|panic)\] (.*)$")
 _CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
-
-
-class VideoError(ValueError):
-    """The file cannot be used as a video. reason: one of a few words, to be counted; detail: for this file alone."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)
@@ -55,10 +43,12 @@ class DecodedVideo:
 
     frames: a file with the T JPEGs one after the other; frame k is its bytes offsets[k] … offsets[k + 1].
     offsets: (T + 1,) int64. pts: (T,) int64, presentation times in ticks of `tick` seconds, never decreasing.
-    fps: the nominal rate of the source; width, height: pixels of the source; packed: XviD packed B-frames;
-    header_frames: frames the container promises, if more or fewer; near_duplicates: frames that differ from the one
-    before them by less than NEAR_DUPLICATE; steady: the frames are equally far apart in time; missing_bytes: by which
-    an AVI is shorter than its first line says.
+    fps: the nominal rate of the source; track: what its container says; packed: XviD packed B-frames;
+    header_frames: frames the container promises, if more or fewer; missing_frames: how many of them are lost, and not
+    left out when the video was made; damaged_frames: frames that could not be decoded
+    whole, or follow from such; late_frames: frames that are not later than the one before; near_duplicates: frames that
+    differ from the one before them by less than NEAR_DUPLICATE; steady: the frames are equally far apart in time;
+    complaint: the decoder's first, or that of another track's decoder.
     """
 
     frames: Path
@@ -66,14 +56,15 @@ class DecodedVideo:
     pts: np.ndarray
     tick: Fraction
     fps: Fraction
-    width: int
-    height: int
-    codec: str
+    track: PictureTrack
     packed: bool
     header_frames: int
+    missing_frames: int
+    damaged_frames: int
+    late_frames: int
     near_duplicates: int
     steady: bool
-    missing_bytes: int
+    complaint: str
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -91,44 +82,67 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
 
     scratch: a folder for what is written on the way, replaced by the next call. quality: libjpeg's, 1 to 100; with
     96 every frame tried at 128×160 was stored at 42 dB or more from the decoded one, 45 dB on average. The bytes
-    depend on the file and on nothing else: bit-exact decoder and scaler, one thread. Raises VideoError for anything
-    that is not one whole decodable video, and after timeout_s seconds; OSError when the disk is full, and
-    RuntimeError when somebody stops ffmpeg: neither is the video's fault.
+    depend on the file and on nothing else: bit-exact decoder and scaler, one thread. What is lost of a damaged video is
+    counted, and for the caller to judge. Raises VideoError for what is no video or has no frame, and after timeout_s
+    seconds; OSError when the disk is full, and RuntimeError when somebody stops ffmpeg: neither is the video's fault.
     """
-    command = _command(path, height=height, width=width)
+    path = _named_in_utf8(path, scratch)
+    track = read_track(path, timeout_s=timeout_s)
+    command = _command(path, track, height=height, width=width)
     offsets, status = _run(command, scratch, height=height, width=width, quality=quality, timeout_s=timeout_s)
-    said = _read_log(scratch / "log")
+    said = read_log(scratch / "log", index=track.index, others=track.others)
     _check(said, status, path, frames=len(offsets) - 1)
-    pts, near_duplicates = _read_frame_notes(scratch / "notes")
-    if len(pts) != len(offsets) - 1:
-        raise OSError(errno.EIO, f"ffmpeg wrote {len(pts)} timestamps for {len(offsets) - 1} frames", str(scratch))
-    tick, fps = said.clock
-    missing_bytes, avi_frames = _read_avi_header(path)
-    pts = np.maximum.accumulate(pts)
-    if pts[0] == NO_PTS or (int(pts[-1]) - int(pts[0])) * tick > 10 + len(pts):
-        raise VideoError("timestamps", f"make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {tick} s")
+    raw_pts, near_duplicates = _read_frame_notes(scratch / "notes")
+    if len(raw_pts) != len(offsets) - 1:
+        raise OSError(errno.EIO, f"ffmpeg wrote {len(raw_pts)} timestamps for {len(offsets) - 1} frames", str(scratch))
+    pts = np.maximum.accumulate(raw_pts)
     gaps = np.diff(pts)
+    if pts[0] == NO_PTS or (len(gaps) and int(gaps.max()) * track.tick > LONGEST_GAP):
+        raise VideoError(
+            "timestamps",
+            f"make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {track.tick} s, more than {LONGEST_GAP} s "
+            f"from one to the next",
+        )
+    gap = int(np.median(gaps)) * track.tick if len(gaps) and np.median(gaps) else 1 / track.fps
+    header_frames, missing_frames = _promised_frames(track, said, pts, gap)
     return DecodedVideo(
         frames=scratch / "frames",
         offsets=offsets,
         pts=pts,
-        tick=tick,
-        fps=fps,
-        width=int(said.stream["width"]),
-        height=int(said.stream["height"]),
-        codec=said.stream["codec"],
+        tick=track.tick,
+        fps=track.fps if Fraction(2, 3) < track.fps * gap < Fraction(3, 2) else (1 / gap).limit_denominator(1001),
+        track=track,
         packed=said.packed,
-        header_frames=_header_frames(said, pts, avi_frames),
+        header_frames=header_frames,
+        missing_frames=missing_frames,
+        damaged_frames=_damaged_frames(path, track, scratch, timeout_s=timeout_s) if said.hurt else 0,
+        late_frames=int((np.diff(raw_pts) <= 0).sum()),
         near_duplicates=near_duplicates,
-        # Containers that count in milliseconds round each time: half a frame is far more than that.
-        steady=len(gaps) == 0 or bool((gaps.max() - gaps.min()) * tick * fps < Fraction(1, 2)),
-        missing_bytes=missing_bytes,
+        steady=len(gaps) == 0 or int(np.ptp(gaps)) * track.tick <= _rounding(track.tick, gap),
+        complaint=_without_path(said.picture or said.other, path),
     )
 
 
-def _command(path: Path, *, height: int, width: int) -> list[str]:
-    """ffmpeg: every frame of the video as raw planes on stdout, and its time and difference in the file `notes`."""
-    source = ffmpeg.input(
+def _named_in_utf8(path: Path, scratch: Path) -> Path:
+    """The file, or a link to it where its name is not UTF-8, which ffmpeg-python cannot pass on."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        link = scratch / f"source{path.suffix}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.absolute())
+        return link
+    return path
+
+
+def _rounding(tick: Fraction, gap: Fraction) -> Fraction:
+    """By how many seconds the gaps of an even rate differ: containers round times to their ticks, or took them over
+    from one that counts milliseconds. A frame left out is more."""
+    return min(max(tick, Fraction(1, 1000)), gap / 2)
+
+
+def _input(path: Path) -> ffmpeg.nodes.FilterableStream:
+    return ffmpeg.input(
         f"file:{path.absolute()}",
         threads=1,
         flags="+bitexact",
@@ -136,8 +150,23 @@ def _command(path: Path, *, height: int, width: int) -> list[str]:
         protocol_whitelist="file",
         format_whitelist=CONTAINERS,
     )
+
+
+def _evenly_timed(frames: ffmpeg.nodes.FilterableStream) -> ffmpeg.nodes.FilterableStream:
+    """What is written must not have two frames of one time, as the source may."""
+    return frames.filter("settb", "1/25").filter("setpts", "N")
+
+
+def _compile(output: ffmpeg.nodes.OutputStream, *options: str) -> list[str]:
+    output = output.global_args("-nostdin", "-nostats", "-hide_banner", "-loglevel", LEVEL, *options)
+    return ffmpeg.compile(output, cmd=imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def _command(path: Path, track: PictureTrack, *, height: int, width: int) -> list[str]:
+    """ffmpeg: every frame of the video as raw planes on stdout, and its time and difference in the file `notes`."""
     frames = (
-        source["V:0"]  # not a sound file's cover picture
+        _input(path)[str(track.index)]
+        .filter("settb", track.tick)  # ffmpeg's own clock, but for containers that versions count differently
         # A JPEG is BT.601 of full range. It is not `scale` that widens the range: versions of it differ by a level.
         .filter("scale", width, height, flags="bicubic+accurate_rnd+bitexact", out_color_matrix="bt601")
         # The source halves its chroma; at half the source's size the frame can keep all of it.
@@ -146,9 +175,10 @@ def _command(path: Path, *, height: int, width: int) -> list[str]:
         .filter("scdet")
         .filter("metadata", mode="print", key="lavfi.scd.mafd", file="notes")
     )
-    output = ffmpeg.output(frames, "pipe:1", format="rawvideo", fps_mode="passthrough", threads=1)
-    output = output.global_args("-nostdin", "-nostats", "-hide_banner", "-loglevel", "level+verbose")
-    return ffmpeg.compile(output.global_args("-filter_complex_threads", "1"), cmd=imageio_ffmpeg.get_ffmpeg_exe())
+    output = ffmpeg.output(
+        _evenly_timed(frames), "pipe:1", format="rawvideo", fps_mode="passthrough", enc_time_base="1/25", threads=1
+    )
+    return _compile(output, "-filter_complex_threads", "1")
 
 
 def _run(
@@ -211,82 +241,69 @@ def resample(pts: np.ndarray, tick: Fraction, rate: int) -> np.ndarray:
     return np.where(wanted - source[before] <= source[after] - wanted, before, after)
 
 
-@dataclass
-class _Said:
-    """What ffmpeg's log says of a video. clock: the tick of its timestamps in seconds, and its nominal rate."""
-
-    stream: re.Match[str] | None = None
-    clock: tuple[Fraction, Fraction] | None = None
-    seconds: float = 0.0
-    sound: bool = False
-    packed: bool = False
-    stopped: bool = False
-    changes: bool = False  # of the picture's size or pixel format
-    complaint: str = ""  # the first line of level error or worse
-
-
-def _check(said: _Said, status: int, path: Path, *, frames: int) -> None:
-    """VideoError or RuntimeError, by whose fault it is, unless ffmpeg decoded the video without a complaint."""
-    complaint = said.complaint.replace(f"file:{path.absolute()}", "the file").strip()
+def _check(said: Said, status: int, path: Path, *, frames: int) -> None:
+    """VideoError or RuntimeError, by whose fault it is, unless ffmpeg decoded the video to its end."""
+    complaint = _without_path(said.picture, path)
     if status in _CRASHES:
         raise VideoError("damaged", f"the decoder crashed ({signal.Signals(-status).name})")
     if status < 0 or said.stopped:
         raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
     if re.match("Unrecognized option|No such filter|Option not found", complaint):
         raise RuntimeError(f"{ffmpeg_version()} is too old or lacks a part ({complaint}); 5.1 or newer is needed")
-    if said.stream is None:
-        raise VideoError("not a video", complaint or "no video stream in it")
     if said.changes:  # ffmpeg begins again, with new notes
         raise VideoError("damaged", "the picture changes its size or format")
-    if status != 0 or complaint or not frames:
+    if status != 0 or not frames:
         raise VideoError("damaged", f"{complaint or 'no frame in it'} ({frames} frames decoded)")
-    if said.clock is None:
-        raise VideoError("timestamps", "no frame rate")
 
 
-def _read_log(file: Path) -> _Said:
-    said = _Said()
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if not said.complaint and (match := _COMPLAINT.match(line)):
-                said.complaint = re.sub(r"\s+", " ", match[1])[:300]
-            elif not said.stream and "attached pic" not in line and (match := _STREAM.match(line)):
-                said.stream = match
-            elif match := _CLOCK.match(line):
-                said.changes = said.clock is not None
-                said.clock = Fraction(match["tick"]), Fraction(match["rate"])
-            elif not said.seconds and (match := _DURATION.match(line)):
-                said.seconds = int(match["h"]) * 3600 + int(match["m"]) * 60 + float(match["s"])
-                said.seconds -= float(match["start"] or 0)
-            said.sound |= bool(_SOUND.match(line))
-            said.packed |= bool(_PACKED.match(line))
-            said.stopped |= bool(_STOPPED.match(line))
-    return said
+def _without_path(words: str, path: Path) -> str:
+    return words.replace(f"file:{path.absolute()}", "the file")
 
 
-def _read_avi_header(path: Path) -> tuple[int, int | None]:
-    """What an AVI says of itself, and ffmpeg does not repeat: (bytes that it is short of, frames). One that was cut
-    may have lost its index alone, and then decodes to the end. Frames are 0 if it does not know, as when it was
-    written to a pipe, and None for another container."""
-    with path.open("rb") as stream:
-        head = stream.read(52)
-        if head[:4] != b"RIFF" or head[8:12] != b"AVI " or head[24:28] != b"avih":
-            return 0, None
-        size, frames = (int.from_bytes(head[at : at + 4], "little") for at in (4, 48))
-        if size in (0, 2**32 - 1):
-            return 0, 0
-        return max(0, size + 8 - os.fstat(stream.fileno()).st_size), frames
+def _promised_frames(track: PictureTrack, said: Said, pts: np.ndarray, gap: Fraction) -> tuple[int, int]:
+    """(frames that the container promises, frames that are lost of them). gap: seconds from a frame to the next.
+
+    Lost is what is missing at the end, by the container's count and by its duration: an edit list may hide frames that
+    are counted, and the last one may last long. A gap in between is the film's own where nobody complains, as AVI
+    counts frames that were left out when it was made; of a damaged video it is a loss.
+    """
+    shown = int(pts[-1] - pts[0]) * track.tick + gap
+    holes = np.diff(pts) * float(track.tick)
+    holes = int((np.round(holes[holes < LONGEST_HOLE] / float(gap)) - 1).clip(min=0).sum())
+    uncounted = None if track.frames is None else track.frames - len(pts)
+    unseen = None
+    if track.seconds is not None and track.seconds_promised and len(pts) > 1:
+        unseen = max(0, round((track.seconds - shown) / gap))
+    lost = max(0, min((number for number in (uncounted, unseen) if number is not None), default=0))
+    if said.picture:
+        lost = max(lost, round((int(pts[0]) * track.tick - track.start) / gap))
+    if said.container or (said.hurt and uncounted is not None):
+        lost = max(lost, holes if uncounted is None else min(holes, uncounted))
+    noted = lost
+    if uncounted is not None:
+        noted = uncounted if uncounted < 0 else max(lost, min(uncounted, holes + lost))
+    return len(pts) + noted, lost
 
 
-def _header_frames(said: _Said, pts: np.ndarray, avi_frames: int | None) -> int:
-    """Frames that the container promises; those decoded, where it promises nothing of the picture alone."""
-    if avi_frames is not None:
-        return avi_frames or len(pts)
-    if said.sound:  # it may be the sound that is longer
-        return len(pts)
-    tick, fps = said.clock
-    shown = (pts[-1] - pts[0]) * tick + 1 / fps
-    return len(pts) + max(0, round((said.seconds - shown) * fps))
+def _damaged_frames(path: Path, track: PictureTrack, scratch: Path, *, timeout_s: float) -> int:
+    """Decodes a video that was complained of once more, to see which frames are damaged."""
+    frames = _evenly_timed(_input(path)[str(track.index)])
+    output = ffmpeg.output(frames, "pipe:1", format="null", fps_mode="passthrough", enc_time_base="1/25")
+    log = scratch / "log"
+    with log.open("wb") as stream:
+        try:
+            subprocess.run(
+                _compile(output, "-debug_ts"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stream,
+                cwd=scratch,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise VideoError("time limit", f"decoding took longer than {timeout_s:g} s") from error
+    return count_damaged(log)
 
 
 def _read_frame_notes(file: Path) -> tuple[np.ndarray, int]:

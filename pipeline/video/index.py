@@ -9,10 +9,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from pipeline.results import write_text
 from pipeline.video.digest import sha256_of
 from pipeline.video.ucf101 import listed_name
 
-SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg")
+SUFFIXES = (
+    *(".avi", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf"),
+    *(".flv", ".ogv", ".gif", ".dv", ".mxf", ".y4m", ".nut", ".ivf", ".h264", ".hevc"),
+)
 
 
 def index_videos(videos: Path, *, relative_to: Path | None) -> pd.DataFrame:
@@ -54,7 +58,7 @@ def index_videos(videos: Path, *, relative_to: Path | None) -> pd.DataFrame:
 
 def write_index(table: pd.DataFrame, raw: Path) -> None:
     """Writes index_videos' table to raw/videos.csv."""
-    table.to_csv(raw / "videos.csv", index=False, lineterminator="\n", errors="surrogateescape")
+    write_text(raw / "videos.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_index(raw: Path) -> tuple[pd.DataFrame, dict[str, Path]]:

@@ -30,13 +30,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.video.decode import DecodedVideo, VideoError, decode, ffmpeg_version, resample
+from pipeline.results import replacing
+from pipeline.video.container import VideoError
+from pipeline.video.decode import DecodedVideo, decode, ffmpeg_version, resample
 from pipeline.video.digest import sha256_of
 from pipeline.video.plan import BAD, GOOD, DecodeConfig, Row
 from pipeline.video.shards import RATES, ShardFile
 
 # Read when it is imported: a worker that has been running since before an edit still runs the old code.
-_CODE = [sha256_of(Path(__file__).with_name(name)) for name in ("decode.py", "ingest.py", "plan.py", "shards.py")]
+_SOURCES = ("container.py", "decode.py", "ffmpeg_log.py", "ingest.py", "plan.py", "shards.py")
+_CODE = [sha256_of(Path(__file__).with_name(name)) for name in _SOURCES]
 PASSING = {"changed", "unreadable", "time limit"}  # reasons that another run may not meet
 
 
@@ -64,16 +67,19 @@ class Task:
         return hashlib.sha256(repr((self.rows, config, self.tools)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: DecodeConfig, *, work: Path) -> list[Row]:
-    """Decodes the rows' good videos (paths: video -> file) into out/25, out/15, out/10; returns all rows, sorted.
+def ingest(rows: Sequence[Row], paths: Mapping[str, Path], config: DecodeConfig, *, work: Path) -> list[Row]:
+    """Decodes the rows' good videos (paths: video -> file) into shards in the folder `work`; returns all rows, sorted.
 
-    work: on the same disk as `out` best; holds finished shards until the caller, done with the rows, deletes it.
-    Raises OSError when the disk is full and RuntimeError when a process was killed; then run again to carry on.
+    `publish` takes the shards from there. Raises OSError when the disk is full and RuntimeError when a process was
+    killed; then run again to carry on.
     """
     tasks = _tasks(rows, paths, work.absolute(), config)
     finished = {task.shard: found for task in tasks if (found := _finished(task)) is not None}
-    for folder in [work, *(folder / str(rate) for rate in RATES for folder in (work, out))]:
-        folder.mkdir(parents=True, exist_ok=True)
+    for rate in RATES:
+        (work / str(rate)).mkdir(parents=True, exist_ok=True)
+        for tar in (work / str(rate)).glob("*.tar"):
+            if tar.name not in {task.shard for task in tasks}:  # of another plan
+                tar.unlink()
     for left in work.glob("making-*"):
         shutil.rmtree(left, ignore_errors=True)  # a killed run's decoder may still be writing there
     if finished:
@@ -88,14 +94,14 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], out: Path, config: De
             finished[task.shard] = made
             progress.update(len(made))
             progress.set_postfix(bad=sum(row.verdict == BAD for rows in finished.values() for row in rows))
-    _publish(tasks, out)
     decoded = [row for made in finished.values() for row in made]
     return sorted([row for row in rows if not row.shard] + decoded, key=lambda row: row.video)
 
 
 def tools_digest() -> str:
-    """Digest of the code that makes a shard, and of the versions of the decoder and the JPEG encoder."""
-    return hashlib.sha256(f"{_CODE}, {ffmpeg_version()}, simplejpeg {version('simplejpeg')}".encode()).hexdigest()
+    """Digest of the code that makes a shard, and of the versions of what opens, decodes and encodes."""
+    versions = [ffmpeg_version(), *(f"{name} {version(name)}" for name in ("av", "simplejpeg"))]
+    return hashlib.sha256(repr((_CODE, versions)).encode()).hexdigest()
 
 
 def _tasks(rows: Sequence[Row], paths: Mapping[str, Path], work: Path, config: DecodeConfig) -> list[Task]:
@@ -154,22 +160,21 @@ def _sync(file: Path) -> int:
         return os.fstat(stream.fileno()).st_size
 
 
-def _publish(tasks: Sequence[Task], out: Path) -> None:
-    """Puts the finished shards where they belong, in place of others, by links: they stay in `work` too, should the
-    run end here."""
+def publish(rows: Sequence[Row], work: Path, out: Path) -> None:
+    """Puts the shards of the rows that `ingest` returned into out/25, out/15 and out/10, in place of others, by links:
+    they stay in `work` too, should the run end here."""
+    shards = {row.shard for row in rows if row.shard}
     for rate in RATES:
         for old in (out / str(rate)).glob("*.tar"):
             old.unlink()
-        for task in tasks:
-            made, place = task.tar(rate), out / str(rate) / task.shard
-            partial = place.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            if made.exists():  # not if all its videos are bad
+        for shard in sorted(shards):
+            made = work / str(rate) / shard
+            with replacing(out / str(rate) / shard) as unfinished:
+                unfinished.unlink(missing_ok=True)  # of a run that was killed
                 try:
-                    os.link(made, partial)
+                    os.link(made, unfinished)
                 except OSError:  # another disk, or one without links
-                    shutil.copyfile(made, partial)
-                partial.replace(place)
+                    shutil.copyfile(made, unfinished)
 
 
 # --- who does the work -----------------------------------------------------------------------------------------------
@@ -224,15 +229,17 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 yield pool
             except BrokenProcessPool as error:
                 raise RuntimeError(killed) from error
+            except KeyboardInterrupt:  # the pool would wait for the shards that are being made
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for its next task for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
+    """A worker whose parent is killed would wait for its next task for ever; and Ctrl-C ends it without a traceback."""
     parent = multiprocessing.parent_process()
 
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
+    def end(*_: object) -> None:
         try:
             for children in Path("/proc/self/task").glob("*/children"):  # a decoder that hangs would stay
                 for child in children.read_text().split():
@@ -240,6 +247,12 @@ def _end_with_parent() -> None:
         finally:
             os._exit(1)
 
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        end()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -293,11 +306,14 @@ def _decode_verified(row: Row, path: Path, scratch: Path, config: DecodeConfig) 
         quality=config.jpeg_quality,
         timeout_s=config.timeout_s,
     )
-    size = row.bytes + video.missing_bytes
-    if video.missing_bytes > config.max_missing_fraction * size:
+    size = row.bytes + video.track.missing_bytes
+    if video.track.missing_bytes > config.max_missing_fraction * size:
         raise VideoError("truncated", f"{row.bytes} of the {size} bytes that its header promises")
-    if video.header_frames - len(video) > config.max_missing_fraction * video.header_frames:
-        raise VideoError("truncated", f"{len(video)} of the {video.header_frames} frames that its header promises")
+    missing, damaged = video.missing_frames, video.damaged_frames
+    if missing + damaged > config.max_missing_fraction * (len(video) + missing):
+        if damaged > missing:
+            raise VideoError("damaged", f"{video.complaint} ({damaged} of {len(video)} frames damaged)")
+        raise VideoError("truncated", f"{len(video)} of its {len(video) + missing} frames are left")
     return video
 
 
@@ -320,15 +336,20 @@ def _add(tar: ShardFile, row: Row, video: DecodedVideo, frames: Sequence[int], *
 def _described(row: Row, video: DecodedVideo, counts: Mapping[str, int]) -> Row:
     return replace(
         row,
-        codec=video.codec,
+        detail=video.complaint,
+        codec=video.track.codec,
         packed=video.packed,
         rate=str(video.fps),
-        height=video.height,
-        width=video.width,
+        height=video.track.height,
+        width=video.track.width,
+        hdr=video.track.hdr,
+        tracks=video.track.tracks,
         frames=len(video),
         header_frames=video.header_frames,
+        damaged_frames=video.damaged_frames,
+        late_frames=video.late_frames,
         near_duplicates=video.near_duplicates,
         steady=video.steady,
-        missing_bytes=video.missing_bytes,
+        missing_bytes=video.track.missing_bytes,
         **counts,
     )

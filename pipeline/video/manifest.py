@@ -22,11 +22,21 @@ def make_manifest(rows: Sequence[Row]) -> pd.DataFrame:
     for row in good.itertuples():
         say = notes[row.Index].append
         if (missing := row.header_frames - row.frames) > 0:
-            say(f"frames fewer than its header says: {missing}")
+            say(f"missing frames: {missing}")
         if row.missing_bytes:
             say(f"the file is cut short by {row.missing_bytes} bytes")
+        if row.damaged_frames:
+            say(f"damaged frames: {row.damaged_frames}")
+        elif row.detail:
+            say("the decoder complains, see detail")
         if not row.steady:
             say("variable frame rate")
+        if row.late_frames:
+            say(f"frames not later than the one before: {row.late_frames}")
+        if row.tracks > 1:
+            say(f"one of {row.tracks} picture tracks")
+        if row.hdr:
+            say(f"high dynamic range ({row.hdr}), stored without tone mapping")
         if row.near_duplicates > MANY_DUPLICATES * row.frames:
             say(f"near-duplicate frames: {row.near_duplicates} of {row.frames}")
         if short := [rate for rate in RATES if getattr(row, f"frames_{rate}") < CLIP]:
@@ -38,6 +48,8 @@ def make_manifest(rows: Sequence[Row]) -> pd.DataFrame:
             notes[i].append(f"same content as {names[1] if name == names[0] else names[0]}{more}")
     for i in good.index[_shares_its_group(good)]:
         notes[i].append("its group is in the training and in the test list")
+    for i in good.index[_lacks_training(good)]:
+        notes[i].append("its class has no training video")
     table.loc[good.index, "reason"] = ["; ".join(notes[i]) for i in good.index]
     return table
 
@@ -113,11 +125,13 @@ def summarise(manifest: pd.DataFrame) -> dict[str, object]:
         },
         "source": {
             "classes": int(good["action"].nunique()),
+            "classes_without_training": int(good[_lacks_training(good)]["action"].nunique()),
             "codecs": good["codec"].value_counts().to_dict(),
             "rates": good["rate"].value_counts().to_dict(),
             "variable_rate": int((~good["steady"].astype(bool)).sum()),
             "packed_b_frames": int(good["packed"].sum()),
             "cut_short": int((good["missing_bytes"] > 0).sum()),
+            "damaged": int((good["damaged_frames"] > 0).sum()),
             "fewer_frames_than_header": int((good["frames"] < good["header_frames"]).sum()),
             "more_frames_than_header": int((good["frames"] > good["header_frames"]).sum()),
             "seconds": round(float(seconds), 2),
@@ -138,6 +152,11 @@ def _per_class(videos: pd.DataFrame) -> dict[str, int]:
     counts = videos["action"].value_counts()
     smallest, largest = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)
     return {"videos": len(videos), "classes": len(counts), "smallest_class": smallest, "largest_class": largest}
+
+
+def _lacks_training(good: pd.DataFrame) -> pd.Series:
+    """Whether no video of each video's class is in the training split."""
+    return ~good["action"].isin(good[good["split"] == "train"]["action"])
 
 
 def _shares_its_group(good: pd.DataFrame) -> pd.Series:
