@@ -28,8 +28,10 @@ class ParamsError(ValueError):
 
 
 def given_path(text: str) -> Path:
-    """A path that params.yaml gives: `~` is the home folder, and a relative path is relative to the repository, also
-    from its temporary copy in which DVC runs an experiment: what git ignores is not in the copy."""
+    """A path that params.yaml gives: `~` is the home folder, and a relative path is relative to the repository.
+
+    DVC runs `--temp` and `--queue` in a copy without the files that git ignores; there too it refers to the original.
+    """
     path, here = Path(text).expanduser(), Path.cwd()
     copies = [folder for folder in here.parents if folder.parts[-len(_COPIES.parts) :] == _COPIES.parts]
     return copies[-1].parents[len(_COPIES.parts) - 1] / path if copies else path

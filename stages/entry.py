@@ -21,13 +21,13 @@ def run(stage: str, main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print(f"\n{stage}: interrupted; start it again to carry on", file=sys.stderr)
+        print(f"\n{stage}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
         rank = os.environ.get("RANK", "0")  # of several processes that train together
         name = "traceback.txt" if rank == "0" else f"traceback_{rank}.txt"
         # The item of a matrix; a file or the options of a tool are no folder's name.
-        item = [word for word in sys.argv[1:2] if len(sys.argv) == 2 and word.isidentifier()]
+        item = sys.argv[1:] if len(sys.argv) == 2 and sys.argv[1].isidentifier() else []
         report = Path("runs", "_".join([stage, *item]), name)
         try:
             report.parent.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,9 @@ Every --frames frames are predicted from the true ones before them; a yellow bor
 those after the end of the video.
 
 The video may be of any codec that ffmpeg decodes, in any container that holds its own frames: no playlist, and no
-series of pictures. A damaged one is taken with a warning. Its frames are taken at --fps frames per second and stretched
-to the height and width that the model was trained with, as in training. In what is written each of those
-pixels is a square of several, to be looked at."""
+series of pictures. Missing or damaged frames are reported, and it goes on. Its frames are taken at --fps frames per
+second and stretched to the height and width that the model was trained with, as in training. In what is written each of
+those pixels is a square of several, to be looked at."""
 
 
 def arguments() -> argparse.Namespace:

@@ -205,7 +205,7 @@ def test_bad_params_stop_before_anything_runs(restored: Path, change: str, messa
     assert "Traceback" not in output
 
 
-UNDO = "git restore --staged --worktree . && dvc checkout"  # as README and the walk-through say
+UNDO = "git restore --staged --worktree . && dvc checkout"  # README; the walk-through has it in two lines
 
 
 @pytest.mark.parametrize(

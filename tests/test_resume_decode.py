@@ -313,7 +313,7 @@ def test_nothing_is_left_running(
         assert process.returncode != 0
         assert len(receipts(project)) < SHARDS, stderr
         if number == signal.SIGINT:
-            assert stderr.endswith("\ndecode: interrupted; start it again to carry on\n")
+            assert stderr.endswith("\ndecode: interrupted\n")
             assert "leaked" not in stderr
             assert "Traceback" not in stderr
     finished = check_what_is_there(project, undisturbed)

@@ -59,9 +59,9 @@ def open_own_video(path: Path, scratch: Path, card: ModelCard, *, fps: int) -> O
     """Decodes a video as the pipeline does for training: upright, resized to the model's height and width whatever its
     shape, at fps frames per second by its own timestamps.
 
-    scratch: a folder for the frames as JPEGs, some 5 to 20 KB each. Says on stderr what is odd about the video, and
-    takes a damaged one as it is. ValueError naming the file when it is no video, or has too few frames for the model's
-    seeds.
+    scratch: a folder for the frames as JPEGs, some 5 to 20 KB each. Says on stderr what is odd about the video, and how
+    many frames are missing or damaged, and goes on. ValueError naming the file when it is no video, cannot be decoded,
+    or has too few frames for the model's seeds.
     """
     if not path.is_file():
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")

@@ -18,13 +18,13 @@ from av.stream import Disposition
 # What may be opened: containers that hold their own frames. Playlists, image sequences and the like name other files.
 CONTAINERS = "avi,mov,matroska,webm,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,dv,mxf,yuv4mpegpipe,nut,ivf,m4v,h264,hevc,obu"
 MAX_PIXELS = 8192 * 8192  # of a source frame; a header may claim any size, and its memory is asked for at once
-USUAL_FPS = Fraction(25)  # where a container gives no rate; decode.py sees by the frames whether it is right
-HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 that need tone mapping
-NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+_USUAL_FPS = Fraction(25)  # where a container gives no rate; decode.py sees by the frames whether it is right
+_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 that need tone mapping
+_NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
-# Whose stream durations are the picture's own; others give every track the duration of the whole file.
+# Containers whose track duration is that of the picture alone; others give every track the duration of the whole file.
 _TIMED_BY_TRACK = {"mov", "gif", "ivf", "mxf"}
-_NOT_TIMED = {"mpeg", "mpegts"}  # whose durations are those of what is there
+_NOT_TIMED = {"mpeg", "mpegts"}  # containers that store no duration; FFmpeg estimates it from what is there
 _PADDING = 4096  # zeros at the end of a file that was preallocated, and then not filled
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object's GUID; the size follows
 _SEGMENT = bytes.fromhex("18538067")  # of Matroska, all but its head; its size follows
@@ -44,10 +44,10 @@ class PictureTrack:
 
     index: number of the stream in the file. codec: FFmpeg's name, such as h264. height, width: pixels as coded, before
     any rotation. tick: seconds between two values of its timestamps. fps: the nominal frame rate. frames: how many the
-    container counts, or None. seconds: how long the picture lasts by the container, or None; seconds_promised: if it is
-    shorter, frames are missing. start: seconds from the file's begin to the track's. hdr: PQ, HLG, or empty. tracks:
-    picture tracks in the file. others: names of decoders that only other tracks need. missing_bytes: by which the file
-    is shorter than its header says.
+    container counts, or None. seconds: how long the picture lasts by the container, None where a shorter picture does
+    not mean that frames are missing. start: seconds from the file's begin to the track's. hdr: PQ, HLG, or empty.
+    tracks: picture tracks in the file. others: names of decoders that only other tracks need. missing_bytes: by which
+    the file is shorter than its header says.
     """
 
     index: int
@@ -58,7 +58,6 @@ class PictureTrack:
     fps: Fraction
     frames: int | None
     seconds: Fraction | None
-    seconds_promised: bool
     start: Fraction
     hdr: str
     tracks: int
@@ -69,8 +68,9 @@ class PictureTrack:
 def read_track(path: Path, *, timeout_s: float) -> PictureTrack:
     """Opens a file and chooses its picture: the track flagged as default, or the longest.
 
-    Cover pictures, thumbnails and tracks of a single frame are chosen only if there is nothing else. Raises VideoError
-    for a file that is no video, or whose format may name other files, and after timeout_s seconds.
+    Cover pictures and thumbnails are no picture tracks, and a track of a single frame is chosen only if there is no
+    other. Raises VideoError for a file that is no video, or whose format may name other files, and after timeout_s
+    seconds.
     """
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # what is said of a file does not depend on the file before
@@ -98,7 +98,7 @@ def _why_not_opened(said: Sequence[tuple[int, str, str]], error: Exception) -> s
 
 
 def _choose(container: av.container.InputContainer, path: Path) -> PictureTrack:
-    films = [stream for stream in container.streams.video if not stream.disposition & NOT_THE_FILM]
+    films = [stream for stream in container.streams.video if not stream.disposition & _NOT_THE_FILM]
     if not films:
         raise VideoError("not a video", "no video stream in it")
     known = [stream for stream in films if stream.codec_context is not None]
@@ -114,21 +114,23 @@ def _describe(
     container: av.container.InputContainer, stream: av.VideoStream, path: Path, *, tracks: int
 ) -> PictureTrack:
     name, size = _format(container), path.stat().st_size
-    said_size, alone = _read_size(path, name), len(container.streams) == 1
-    unfinished = name == "avi" and said_size is None  # then its counts are as wrong
+    said_size = _read_size(path, name)
+    unfinished = name == "avi" and said_size is None  # its writer never filled in the header: counts are wrong as well
+    # In Matroska the last frame may have any duration, and in a file of several tracks sound may outlast the picture.
+    # But where zeros end the file, a download or a recording broke off, and the header is all that tells its length.
+    alone = len(container.streams) == 1
+    binding = name in {"avi", *_TIMED_BY_TRACK} or (alone and name != "matroska") or _is_padded(path)
     return PictureTrack(
         index=stream.index,
         codec=stream.codec_context.codec.canonical_name,
         height=stream.codec_context.height,
         width=stream.codec_context.width,
         tick=stream.time_base,
-        fps=stream.guessed_rate or USUAL_FPS,
+        fps=stream.guessed_rate or _USUAL_FPS,
         frames=None if unfinished else stream.frames or None,
-        seconds=None if unfinished else _seconds(container, stream),
-        # A last frame of Matroska may last as long as it likes, and sound longer than the picture.
-        seconds_promised=name in {"avi", *_TIMED_BY_TRACK} or (alone and name != "matroska") or _is_padded(path),
+        seconds=_seconds(container, stream) if binding and not unfinished else None,
         start=_start(container, stream),
-        hdr=HDR.get(stream.codec_context.color_trc, ""),
+        hdr=_HDR.get(stream.codec_context.color_trc, ""),
         tracks=tracks,
         others=frozenset(other.codec_context.name for other in container.streams if other.codec_context)
         - {stream.codec_context.name},
@@ -168,7 +170,7 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> f
     """Of a track in frames, to compare tracks; infinite where the file does not tell."""
     if stream.frames:
         return stream.frames
-    rate = stream.guessed_rate or USUAL_FPS
+    rate = stream.guessed_rate or _USUAL_FPS
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # of Matroska
         hours, minutes, seconds = map(float, tag.groups())
         return (hours * 3600 + minutes * 60 + seconds) * float(rate)
@@ -193,9 +195,11 @@ def _read_size(path: Path, name: str) -> int | None:
     if name == "asf" and (at := head.find(_ASF_FILE_PROPERTIES)) >= 0:
         return int.from_bytes(head[at + 40 : at + 48], "little") or None
     if name == "flv" and (at := head.find(b"filesize\0")) >= 0:
-        return int(struct.unpack_from(">d", head, at + 9)[0]) or None
+        size = struct.unpack(">d", head[at + 9 : at + 17].ljust(8, b"\0"))[0]
+        return int(size) if 0 < size < 2**53 else None
     if name == "matroska" and (at := head.find(_SEGMENT)) >= 0:
-        width = 9 - head[at + 4].bit_length()
-        size = int.from_bytes(head[at + 4 : at + 4 + width], "big") - (1 << 7 * width)
-        return None if size == (1 << 7 * width) - 1 else at + 4 + width + size
+        field = head[at + 4 : at + 12].ljust(8, b"\0")  # as many bytes as the first has zeros before its first one
+        width = 9 - field[0].bit_length()
+        size = int.from_bytes(field[:width], "big") - (1 << 7 * width)
+        return at + 4 + width + size if 0 < size < (1 << 7 * width) - 1 else None
     return None

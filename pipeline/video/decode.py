@@ -30,7 +30,7 @@ from pipeline.video.container import CONTAINERS, MAX_PIXELS, PictureTrack, Video
 from pipeline.video.ffmpeg_log import LEVEL, Said, count_damaged, read_log
 
 NO_PTS = -(2**63)  # a frame without a timestamp
-LONGEST_GAP = 300  # seconds between two frames: more is a broken clock, and would be stored as thousands of copies
+LONGEST_GAP = 120  # seconds between two frames: more is a broken clock, and would be stored as thousands of copies
 LONGEST_HOLE = 10  # seconds without a frame in a damaged video: more is a pause
 NEAR_DUPLICATE = 0.1  # mean absolute luma difference to the frame before, in percent of the full range
 
@@ -44,8 +44,8 @@ class DecodedVideo:
     frames: a file with the T JPEGs one after the other; frame k is its bytes offsets[k] … offsets[k + 1].
     offsets: (T + 1,) int64. pts: (T,) int64, presentation times in ticks of `tick` seconds, never decreasing.
     fps: the nominal rate of the source; track: what its container says; packed: XviD packed B-frames;
-    header_frames: frames the container promises, if more or fewer; missing_frames: how many of them are lost, and not
-    left out when the video was made; damaged_frames: frames that could not be decoded
+    header_frames: frames that there should be by the container; missing_frames: those of them that were lost, not left
+    out by whoever made the video; damaged_frames: frames that could not be decoded
     whole, or follow from such; late_frames: frames that are not later than the one before; near_duplicates: frames that
     differ from the one before them by less than NEAR_DUPLICATE; steady: the frames are equally far apart in time;
     complaint: the decoder's first, or that of another track's decoder.
@@ -80,11 +80,12 @@ def ffmpeg_version() -> str:
 def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, timeout_s: float) -> DecodedVideo:
     """Decodes a video file and resizes it to height × width (bicubic), each frame a JPEG with full chroma.
 
-    scratch: a folder for what is written on the way, replaced by the next call. quality: libjpeg's, 1 to 100; with
-    96 every frame tried at 128×160 was stored at 42 dB or more from the decoded one, 45 dB on average. The bytes
-    depend on the file and on nothing else: bit-exact decoder and scaler, one thread. What is lost of a damaged video is
-    counted, and for the caller to judge. Raises VideoError for what is no video or has no frame, and after timeout_s
-    seconds; OSError when the disk is full, and RuntimeError when somebody stops ffmpeg: neither is the video's fault.
+    scratch: a folder for what is written on the way, replaced by the next call. quality: libjpeg's, 1 to 100; with 96
+    every frame tried at 128×160 was stored at 42 dB or more from the decoded one, 45 dB on average. The bytes depend on
+    the file and on nothing else: bit-exact decoder and scaler, one thread. What is lost of a damaged video is counted,
+    and for the caller to judge. Raises VideoError for what is no video, has no frame, changes its size, has times that
+    make no sense or crashes the decoder, and when one pass over it takes longer than timeout_s seconds; OSError when
+    the disk is full, and RuntimeError when somebody stops ffmpeg: neither is the video's fault.
     """
     path = _named_in_utf8(path, scratch)
     track = read_track(path, timeout_s=timeout_s)
@@ -97,13 +98,12 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
         raise OSError(errno.EIO, f"ffmpeg wrote {len(raw_pts)} timestamps for {len(offsets) - 1} frames", str(scratch))
     pts = np.maximum.accumulate(raw_pts)
     gaps = np.diff(pts)
-    if pts[0] == NO_PTS or (len(gaps) and int(gaps.max()) * track.tick > LONGEST_GAP):
-        raise VideoError(
-            "timestamps",
-            f"make no sense: {len(pts)} frames from {pts[0]} to {pts[-1]} × {track.tick} s, more than {LONGEST_GAP} s "
-            f"from one to the next",
-        )
-    gap = int(np.median(gaps)) * track.tick if len(gaps) and np.median(gaps) else 1 / track.fps
+    if pts[0] == NO_PTS:
+        raise VideoError("timestamps", "make no sense: its first frame has none")
+    if len(gaps) and (longest := int(gaps.max()) * track.tick) > LONGEST_GAP:
+        raise VideoError("timestamps", f"make no sense: {float(longest):g} s from one frame to the next")
+    usual = int(np.median(gaps)) if len(gaps) else 0
+    gap = usual * track.tick if usual else 1 / track.fps
     header_frames, missing_frames = _promised_frames(track, said, pts, gap)
     return DecodedVideo(
         frames=scratch / "frames",
@@ -128,7 +128,7 @@ def _named_in_utf8(path: Path, scratch: Path) -> Path:
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
-        link = scratch / f"source{path.suffix}"
+        link = scratch / f"source{path.suffix if path.suffix.isascii() else ''}"
         link.unlink(missing_ok=True)
         link.symlink_to(path.absolute())
         return link
@@ -166,7 +166,7 @@ def _command(path: Path, track: PictureTrack, *, height: int, width: int) -> lis
     """ffmpeg: every frame of the video as raw planes on stdout, and its time and difference in the file `notes`."""
     frames = (
         _input(path)[str(track.index)]
-        .filter("settb", track.tick)  # ffmpeg's own clock, but for containers that versions count differently
+        .filter("settb", track.tick)  # PyAV's time base, in which its times are given
         # A JPEG is BT.601 of full range. It is not `scale` that widens the range: versions of it differ by a level.
         .filter("scale", width, height, flags="bicubic+accurate_rnd+bitexact", out_color_matrix="bt601")
         # The source halves its chroma; at half the source's size the frame can keep all of it.
@@ -261,28 +261,26 @@ def _without_path(words: str, path: Path) -> str:
 
 
 def _promised_frames(track: PictureTrack, said: Said, pts: np.ndarray, gap: Fraction) -> tuple[int, int]:
-    """(frames that the container promises, frames that are lost of them). gap: seconds from a frame to the next.
-
-    Lost is what is missing at the end, by the container's count and by its duration: an edit list may hide frames that
-    are counted, and the last one may last long. A gap in between is the film's own where nobody complains, as AVI
-    counts frames that were left out when it was made; of a damaged video it is a loss.
-    """
-    shown = int(pts[-1] - pts[0]) * track.tick + gap
-    holes = np.diff(pts) * float(track.tick)
-    holes = int((np.round(holes[holes < LONGEST_HOLE] / float(gap)) - 1).clip(min=0).sum())
+    """(header_frames, missing_frames) of a video. gap: seconds from one frame to the next, as a rule."""
+    times = np.diff(pts) * float(track.tick)
+    skipped = (np.round(times[times < LONGEST_HOLE] / float(gap)) - 1).clip(min=0)
+    holes = int(skipped.sum()) if np.count_nonzero(skipped) <= 0.1 * len(skipped) else 0  # else the rate varies
     uncounted = None if track.frames is None else track.frames - len(pts)
-    unseen = None
-    if track.seconds is not None and track.seconds_promised and len(pts) > 1:
-        unseen = max(0, round((track.seconds - shown) / gap))
-    lost = max(0, min((number for number in (uncounted, unseen) if number is not None), default=0))
+    # At the end: by count and duration, since an edit list hides frames that are counted, and the last may last long.
+    ends = [] if uncounted is None else [uncounted]
+    if track.seconds is not None and len(pts) > 1:
+        shown = int(pts[-1] - pts[0]) * track.tick + gap
+        ends.append(round((track.seconds - shown) / gap))
+    missing = max(0, min(ends, default=0))
+    # At the beginning, of a recording that begins between two key frames.
     if said.picture:
-        lost = max(lost, round((int(pts[0]) * track.tick - track.start) / gap))
+        missing = max(missing, round((int(pts[0]) * track.tick - track.start) / gap))
+    # In between, only of a video that is complained of: AVI counts frames that were left out when it was made.
     if said.container or (said.hurt and uncounted is not None):
-        lost = max(lost, holes if uncounted is None else min(holes, uncounted))
-    noted = lost
-    if uncounted is not None:
-        noted = uncounted if uncounted < 0 else max(lost, min(uncounted, holes + lost))
-    return len(pts) + noted, lost
+        missing = max(missing, holes if uncounted is None else min(holes, uncounted))
+    if uncounted is None:
+        return len(pts) + missing, missing
+    return len(pts) + (uncounted if uncounted < 0 else max(missing, min(uncounted, holes + missing))), missing
 
 
 def _damaged_frames(path: Path, track: PictureTrack, scratch: Path, *, timeout_s: float) -> int:
@@ -292,7 +290,7 @@ def _damaged_frames(path: Path, track: PictureTrack, scratch: Path, *, timeout_s
     log = scratch / "log"
     with log.open("wb") as stream:
         try:
-            subprocess.run(
+            done = subprocess.run(
                 _compile(output, "-debug_ts"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -303,6 +301,8 @@ def _damaged_frames(path: Path, track: PictureTrack, scratch: Path, *, timeout_s
             )
         except subprocess.TimeoutExpired as error:
             raise VideoError("time limit", f"decoding took longer than {timeout_s:g} s") from error
+    if done.returncode < 0:
+        raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
     return count_damaged(log)
 
 

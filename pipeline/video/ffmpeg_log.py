@@ -5,8 +5,9 @@ A line of its log names who speaks, then the level, then the words:
     [vist#0:0/h264 @ 0x55…] [dec:h264 @ 0x55…] [warning] corrupt decoded frame
     [mp3float @ 0x55…] [error] Header missing
 
-A video's title may hold anything, but stands further to the right. What has opened the file goes on to cut it into
-packets while the decoder is at work, and may do so under the decoder's name, but not from its address.
+A video's title may hold anything, but stands further to the right. FFmpeg goes on splitting the file into packets while
+it decodes. Those lines may carry the decoder's name; only their address, seen while the file was opened, tells them
+apart.
 """
 
 import re
@@ -62,6 +63,7 @@ def read_log(file: Path, *, index: int, others: Collection[str]) -> Said:
                 said.decoder = said.decoder or line.words
                 said.hurt |= line.decoding
         elif line.words.startswith("corrupt decoded frame"):
+            said.decoder = said.decoder or line.words
             said.hurt = True
         elif line.words == f"corrupt input packet in stream {index}":
             said.container = said.container or line.words

@@ -14,8 +14,8 @@ from pipeline.video.digest import sha256_of
 from pipeline.video.ucf101 import listed_name
 
 SUFFIXES = (
-    *(".avi", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf"),
-    *(".flv", ".ogv", ".gif", ".dv", ".mxf", ".y4m", ".nut", ".ivf", ".h264", ".hevc"),
+    *(".avi", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
+    *(".wmv", ".asf", ".flv", ".ogv", ".gif", ".dv", ".mxf", ".y4m", ".nut", ".ivf", ".h264", ".hevc"),
 )
 
 

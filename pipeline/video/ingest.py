@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -75,10 +75,11 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], config: DecodeConfig,
     """
     tasks = _tasks(rows, paths, work.absolute(), config)
     finished = {task.shard: found for task in tasks if (found := _finished(task)) is not None}
+    planned = {task.shard for task in tasks}
     for rate in RATES:
         (work / str(rate)).mkdir(parents=True, exist_ok=True)
         for tar in (work / str(rate)).glob("*.tar"):
-            if tar.name not in {task.shard for task in tasks}:  # of another plan
+            if tar.name not in planned:  # of a run with other settings
                 tar.unlink()
     for left in work.glob("making-*"):
         shutil.rmtree(left, ignore_errors=True)  # a killed run's decoder may still be writing there
@@ -88,8 +89,9 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], config: DecodeConfig,
     todo = sorted(
         (task for task in tasks if task.shard not in finished), key=lambda task: -sum(row.bytes for row in task.rows)
     )
-    with tqdm(total=sum(len(task.rows) for task in todo), desc="decode", unit="video") as progress:
-        for task, made, making in _run(todo, config):
+    videos = sum(len(task.rows) for task in todo)
+    with closing(_run(todo, config)) as shards, tqdm(total=videos, desc="decode", unit="video") as progress:
+        for task, made, making in shards:
             accept_shard(task, made, making)
             finished[task.shard] = made
             progress.update(len(made))
@@ -170,7 +172,7 @@ def publish(rows: Sequence[Row], work: Path, out: Path) -> None:
         for shard in sorted(shards):
             made = work / str(rate) / shard
             with replacing(out / str(rate) / shard) as unfinished:
-                unfinished.unlink(missing_ok=True)  # of a run that was killed
+                unfinished.unlink(missing_ok=True)  # a link cannot replace what a killed run left
                 try:
                     os.link(made, unfinished)
                 except OSError:  # another disk, or one without links
@@ -229,7 +231,7 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 yield pool
             except BrokenProcessPool as error:
                 raise RuntimeError(killed) from error
-            except KeyboardInterrupt:  # the pool would wait for the shards that are being made
+            except (KeyboardInterrupt, GeneratorExit):  # the pool would wait for the shards that are being made
                 for worker in multiprocessing.active_children():
                     worker.terminate()
                 raise

@@ -22,7 +22,9 @@ class DecodeConfig:
     jpeg_quality: Annotated[int, Between(1, 100)]  # libjpeg's
     videos_per_shard: Annotated[int, AtLeast(1)]
     max_bad_fraction: Annotated[float, Between(0, 1)]  # of the listed videos found
-    max_missing_fraction: Annotated[float, Between(0, 1)]  # of a video's frames, missing or damaged
+    max_missing_fraction: Annotated[
+        float, Between(0, 1)
+    ]  # of a video's frames (missing and damaged together), or of its bytes
     timeout_s: Annotated[float, Above(0)]  # for one video
     executor: Literal["processes", "dask"]  # where the work is done; the shards are the same
     scheduler: str | None  # of dask, such as tcp://10.0.0.1:8786
@@ -36,13 +38,13 @@ class DecodeConfig:
 class Row:
     """A row of the manifest.
 
-    split: train, validation, test, or none. verdict: good; bad; or absent (listed, not found). reason: of a bad
-    video one of a few words, with what is particular to it in `detail`; of a good one what is worth a look, with the
+    split: train, validation, test, or none. verdict: good; bad; or absent (listed, not found). reason: of a bad video
+    one of a few words, with what is particular to it in `detail`; of a good one what is worth a look, with the
     decoder's complaint, if any, in `detail`. rate: frames per second of the source; height, width: of the source, in
-    pixels; hdr: PQ or HLG; tracks: picture tracks in the file; frames: decoded; header_frames: promised by the
-    container; damaged_frames: not decoded whole; late_frames: not later than the one before; near_duplicates: frames
-    that hardly differ from the one before; steady: equally far apart in time; missing_bytes: by which the file is
-    shorter than it says; frames_25 … frames_10: stored at each rate.
+    pixels; hdr: PQ or HLG; tracks: picture tracks in the file; frames: decoded; header_frames: that there should be by
+    the container; damaged_frames: not decoded whole; late_frames: not later than the one before; near_duplicates:
+    frames that hardly differ from the one before; steady: equally far apart in time; missing_bytes: by which the file
+    is shorter than it says; frames_25 … frames_10: stored at each rate.
     """
 
     video: str
