@@ -180,6 +180,21 @@ def test_a_name_that_is_not_utf8(raw_motions: Path, tmp_path: Path) -> None:
     assert len(decoded(path, tmp_path)[0]) == 30
 
 
+def test_what_is_said_of_a_damaged_video_is_always_the_same(tmp_path: Path) -> None:
+    """Though two threads of ffmpeg complain of it at the same time."""
+    path = encode(tmp_path / "x.mp4", "-c:v", "libx264", "-g", "12", "-movflags", "+faststart")
+    video = bytearray(path.read_bytes())
+    start, stop = int(len(video) * 0.6), int(len(video) * 0.75)
+    video[start:stop] = bytes(stop - start)
+    path.write_bytes(video)
+    said = set()
+    for _ in range(8):
+        found, _ = decoded(path, tmp_path)
+        said.add((len(found), found.missing_frames, found.damaged_frames, found.complaint))
+    assert len(said) == 1
+    assert said.pop()[2] > 0
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

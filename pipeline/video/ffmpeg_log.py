@@ -5,9 +5,9 @@ A line of its log names who speaks, then the level, then the words:
     [vist#0:0/h264 @ 0x55…] [dec:h264 @ 0x55…] [warning] corrupt decoded frame
     [mp3float @ 0x55…] [error] Header missing
 
-A video's title may hold anything, but stands further to the right. FFmpeg goes on splitting the file into packets while
-it decodes. Those lines may carry the decoder's name; only their address, seen while the file was opened, tells them
-apart.
+A video's title may hold anything, but stands further to the right. FFmpeg goes on splitting the file into packets
+while it decodes, and for H.264 that part speaks under the decoder's name and in no fixed order. Only their addresses
+tell them apart: the decoder's is the one that sets up a picture.
 """
 
 import re
@@ -109,15 +109,15 @@ class _Line:
 
 def _lines(file: Path) -> Iterator[_Line]:
     """The lines of a log that have a level."""
-    decoding, openers = False, set()
+    decoding, decoders = False, {}
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if not (match := _LINE.match(line)):
                 continue
             who, words = match["who"] or "", " ".join(match["words"].split())[:300]
             decoding |= words.startswith("Stream mapping:")
-            if not decoding:
-                openers.add(match["address"])
+            if decoding and words.startswith("Reinit context to"):
+                decoders[who] = match["address"]
             named = who.startswith("in#") or who.partition(",")[0] in _CONTAINERS
-            cutting = decoding and match["address"] is not None and match["address"] in openers
-            yield _Line(who, words, match["level"] in _ERRORS, decoding, named or cutting)
+            splitting = decoding and decoders.get(who, match["address"]) != match["address"]
+            yield _Line(who, words, match["level"] in _ERRORS, decoding, named or splitting)
