@@ -188,12 +188,8 @@ def _run(tasks: Sequence[Task], config: DecodeConfig) -> Iterator[tuple[Task, li
         return
     with _executor(config) as pool:
         futures: dict[Future, Task] = {pool.submit(make_shard, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], *future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+        for future in as_completed(futures):
+            yield futures[future], *future.result()
 
 
 @contextmanager
@@ -220,6 +216,8 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 raise RuntimeError(
                     f"the dask scheduler at {config.scheduler} is gone; run again to carry on"
                 ) from error
+            finally:
+                pool.shutdown(wait=False)  # which cancels what is not done
     else:
         # A clean server process imports this module once and forks the workers, which then start at once; a fork of
         # this process might inherit a locked lock.
@@ -235,10 +233,12 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 for worker in multiprocessing.active_children():
                     worker.terminate()
                 raise
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for its next task for ever; and Ctrl-C ends it without a traceback."""
+    """A worker whose parent is killed would wait for its next task for ever. Ctrl-C is for the parent to act on."""
     parent = multiprocessing.parent_process()
 
     def end(*_: object) -> None:
@@ -253,8 +253,8 @@ def _end_with_parent() -> None:
         multiprocessing.connection.wait([parent.sentinel])
         end()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
     threading.Thread(target=watch, daemon=True).start()
 
 
