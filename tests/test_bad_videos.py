@@ -33,7 +33,8 @@ from ruamel.yaml import YAML
 from pipeline.evaluation.own_video import open_own_video
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
-from pipeline.video.decode import ffmpeg_version
+from pipeline.video.container import VideoError
+from pipeline.video.decode import decode, ffmpeg_version
 from pipeline.video.digest import sha256_of
 from pipeline.video.index import index_videos, write_index
 from pipeline.video.ingest import ingest
@@ -749,7 +750,7 @@ CASES: dict[str, Case] = {
         suffix=".mp4",
         predict=".+",
     ),
-    "JoinedAndHit": Case(  # the clock jumps by hours; the hit is one frame's
+    "JoinedAndHit": Case(  # the clock jumps by a quarter of an hour; the hit is one frame's
         joined_and_hit,
         reason="(damaged frames: .*|the decoder complains, see detail)",
         suffix=".ts",
@@ -1175,6 +1176,26 @@ def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> 
     assert [row.verdict for row in rows.values()] == ["good"] * 3
     assert json.loads((project / "metrics" / "decode.json").read_text())["bad"] == {"time limit": 1}
     assert not [process for process in psutil.process_iter(["cmdline"]) if seconds in (process.info["cmdline"] or [])]
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "words"),
+    [
+        ("kill -SEGV $$", VideoError, r"damaged: the decoder crashed \(SIGSEGV\)"),
+        ("kill -KILL $$", RuntimeError, "ffmpeg was stopped while it decoded .*; out of memory"),
+        ("exit 255", RuntimeError, "ffmpeg was stopped while it decoded .*; out of memory"),  # as after SIGTERM
+    ],
+)
+def test_an_end_of_the_pass_that_counts_damage_is_judged_as_one_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], words: str
+) -> None:
+    video, stand_in = tmp_path / "v.avi", tmp_path / "ffmpeg"
+    changed(hit_near_end)(video)
+    stand_in.write_text(f'#!/bin/sh\ncase "$*" in *-debug_ts*) {end};; esac\nexec \'{FFMPEG}\' "$@"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(stand_in))
+    with pytest.raises(error, match=words):
+        decode(video, tmp_path, height=32, width=32, quality=90, timeout_s=60)
 
 
 def give_up_privileges() -> None:

@@ -25,6 +25,7 @@ _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition
 # Containers whose track duration is that of the picture alone; others give every track the duration of the whole file.
 _TIMED_BY_TRACK = {"mov", "gif", "ivf", "mxf"}
 _NOT_TIMED = {"mpeg", "mpegts"}  # containers that store no duration; FFmpeg estimates it from what is there
+_SIZED = {"avi", "asf", "flv", "matroska"}  # containers whose header says how large the file is
 _PADDING = 4096  # zeros at the end of a file that was preallocated, and then not filled
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object's GUID; the size follows
 _SEGMENT = bytes.fromhex("18538067")  # of Matroska, all but its head; its size follows
@@ -187,6 +188,8 @@ def _is_padded(path: Path) -> bool:
 def _read_size(path: Path, name: str) -> int | None:
     """Bytes that a file should have by its own header; None where it does not say, as when it was written to a pipe.
     name: of its format. A file that was cut may have lost its index alone, and then decodes to the end."""
+    if name not in _SIZED:
+        return None
     with path.open("rb") as stream:
         head = stream.read(1 << 16)
     if name == "avi":

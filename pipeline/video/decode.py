@@ -45,10 +45,10 @@ class DecodedVideo:
     offsets: (T + 1,) int64. pts: (T,) int64, presentation times in ticks of `tick` seconds, never decreasing.
     fps: the nominal rate of the source; track: what its container says; packed: XviD packed B-frames;
     header_frames: frames that there should be by the container; missing_frames: those of them that were lost, not left
-    out by whoever made the video; damaged_frames: frames that could not be decoded
-    whole, or follow from such; late_frames: frames that are not later than the one before; near_duplicates: frames that
-    differ from the one before them by less than NEAR_DUPLICATE; steady: the frames are equally far apart in time;
-    complaint: the decoder's first, or that of another track's decoder.
+    out by whoever made the video; damaged_frames: frames that could not be decoded whole, or follow from such;
+    late_frames: frames that are not later than the one before; near_duplicates: frames that differ from the one before
+    them by less than NEAR_DUPLICATE; steady: the frames are equally far apart in time; complaint: the decoder's first,
+    or that of another track's decoder.
     """
 
     frames: Path
@@ -244,16 +244,21 @@ def resample(pts: np.ndarray, tick: Fraction, rate: int) -> np.ndarray:
 def _check(said: Said, status: int, path: Path, *, frames: int) -> None:
     """VideoError or RuntimeError, by whose fault it is, unless ffmpeg decoded the video to its end."""
     complaint = _without_path(said.picture, path)
-    if status in _CRASHES:
-        raise VideoError("damaged", f"the decoder crashed ({signal.Signals(-status).name})")
-    if status < 0 or said.stopped:
-        raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
+    _check_ended(status, path, stopped=status < 0 or said.stopped)
     if re.match("Unrecognized option|No such filter|Option not found", complaint):
         raise RuntimeError(f"{ffmpeg_version()} is too old or lacks a part ({complaint}); 5.1 or newer is needed")
     if said.changes:  # ffmpeg begins again, with new notes
         raise VideoError("damaged", "the picture changes its size or format")
     if status != 0 or not frames:
         raise VideoError("damaged", f"{complaint or 'no frame in it'} ({frames} frames decoded)")
+
+
+def _check_ended(status: int, path: Path, *, stopped: bool) -> None:
+    """VideoError when ffmpeg crashed, which is the video's fault; RuntimeError when it was stopped, which is not."""
+    if status in _CRASHES:
+        raise VideoError("damaged", f"the decoder crashed ({signal.Signals(-status).name})")
+    if stopped:
+        raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
 
 
 def _without_path(words: str, path: Path) -> str:
@@ -301,8 +306,7 @@ def _damaged_frames(path: Path, track: PictureTrack, scratch: Path, *, timeout_s
             )
         except subprocess.TimeoutExpired as error:
             raise VideoError("time limit", f"decoding took longer than {timeout_s:g} s") from error
-    if done.returncode < 0:
-        raise RuntimeError(f"ffmpeg was stopped while it decoded {path}; out of memory? run again to carry on")
+    _check_ended(done.returncode, path, stopped=done.returncode != 0)  # it came to the end of this video before
     return count_damaged(log)
 
 

@@ -22,9 +22,7 @@ class DecodeConfig:
     jpeg_quality: Annotated[int, Between(1, 100)]  # libjpeg's
     videos_per_shard: Annotated[int, AtLeast(1)]
     max_bad_fraction: Annotated[float, Between(0, 1)]  # of the listed videos found
-    max_missing_fraction: Annotated[
-        float, Between(0, 1)
-    ]  # of a video's frames (missing and damaged together), or of its bytes
+    max_missing_fraction: Annotated[float, Between(0, 1)]  # of a video's frames, missing or damaged, or of its bytes
     timeout_s: Annotated[float, Above(0)]  # for one video
     executor: Literal["processes", "dask"]  # where the work is done; the shards are the same
     scheduler: str | None  # of dask, such as tcp://10.0.0.1:8786
