@@ -112,8 +112,10 @@ def test_metrics_have_their_keys(project: Path) -> None:
 
 
 def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
+    """One item of each stage, and all that it needs."""
     before = (project / "dvc.lock").read_bytes()
-    assert ran(call(project, "dvc", "repro", "-f")) == ALL
+    again = {"fetch", "decode", "controls", "train@lvln_warp", "evaluate@lvln_warp", "probe@attentive", *FEATURES}
+    assert ran(call(project, "dvc", "repro", "-f", "evaluate@lvln_warp", "probe@attentive")) == again
     assert (project / "dvc.lock").read_bytes() == before
     assert call(project, "git", "status", "--porcelain") == ""
 
@@ -190,17 +192,12 @@ def test_experiments(restored: Path) -> None:
     shutil.rmtree(restored / "page")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("decode.height=100", "decode.height: 100 is out of range; allowed: a positive multiple of 32"),
-        ("decode.split=4", "decode.split: 4 is not allowed; allowed: 1, 2, 3"),
-        ("+decode.hight=64", "decode.hight: unknown key"),
-    ],
-)
-def test_bad_params_stop_before_anything_runs(restored: Path, change: str, message: str) -> None:
-    output = call(restored, "dvc", "exp", "run", "-S", change, check=False)
-    assert message in output
+def test_bad_params_stop_before_anything_runs(restored: Path) -> None:
+    changes = ["decode.height=100", "decode.split=4", "+decode.hight=64"]
+    output = call(restored, "dvc", "exp", "run", *(word for change in changes for word in ("-S", change)), check=False)
+    assert "decode.height: 100 is out of range; allowed: a positive multiple of 32" in output
+    assert "decode.split: 4 is not allowed; allowed: 1, 2, 3" in output
+    assert "decode.hight: unknown key" in output
     assert "failed to reproduce 'decode'" in output
     assert "Traceback" not in output
 
