@@ -546,8 +546,10 @@ CASES: dict[str, Case] = {
     "SoundLongerMp4": Case(encoded(*LONGER_SOUND, *H264, "-c:a", "aac"), suffix=".mp4", facts={"frames": 50}),
     "StartsLate": Case(encoded(*H264, "-output_ts_offset", "5"), suffix=".mkv", facts={"frames": 50, "frames_25": 50}),
     "WrittenToAPipe": Case(changed(written_to_a_pipe), facts={"frames": 50, "frames_25": 50}),
-    "TwoPictures": Case(
-        encoded("-f", "lavfi", "-i", "color=red:size=32x32:d=2", "-map", "0", "-map", "1", *XVID),
+    "TwoPictures": Case(  # not by libxvid: two of its encoders in one process may damage each other's frames
+        encoded(
+            "-f", "lavfi", "-i", "color=red:size=32x32:d=2", "-map", "0", "-map", "1", "-c:v", "mpeg4", "-q:v", "3"
+        ),
         reason="one of 2 picture tracks",
         facts=whole(width=96),
     ),
