@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.nets.ladder import Ladder
-from pipeline.params import from_dict
+from pipeline.settings import from_dict
 from pipeline.training.config import TrainConfig
 
 PLAIN_CLIPS = {"stride": 1, "reverse": False, "flip": False, "crop": 1.0}  # nothing varied

@@ -31,10 +31,10 @@ import imageio_ffmpeg
 from dvc.utils.serialize import modify_yaml
 
 from benchmarks.measure import Cost, cost_of_children, environment, report
-from pipeline.params import load_section
-from pipeline.video.shards import RATES
-from pipeline.video.source import SourceConfig, fetch
-from pipeline.video.ucf101 import read_split
+from pipeline.clips.shards import RATES
+from pipeline.datasets.source import SourceConfig, fetch
+from pipeline.datasets.ucf101 import read_split
+from pipeline.settings import load_section
 
 PROJECT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 128, 160

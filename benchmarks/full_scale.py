@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks.decode import PROJECT, link_all, make_project
 from benchmarks.measure import environment, report
-from pipeline.video.shards import RATES
+from pipeline.clips.shards import RATES
 
 MIB = 2**20
 

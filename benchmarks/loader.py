@@ -18,8 +18,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.measure import environment, report
-from pipeline.video.clips import Clips, EpochOrder, decode_jpegs, load, load_encoded
-from pipeline.video.shards import open_videos
+from pipeline.clips.clips import Clips, EpochOrder, decode_jpegs, load, load_encoded
+from pipeline.clips.shards import open_videos
 
 LENGTH, BATCH = 6, 16
 TURN = 10  # batches, before the other's turn

@@ -11,7 +11,7 @@ from pathlib import Path
 from torchvision.io import encode_jpeg
 
 from benchmarks.cases import moving_textures
-from pipeline.video.shards import ShardFile
+from pipeline.clips.shards import ShardFile
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from pipeline.nets.blocks import ConvGRU, LocationConv
 from pipeline.nets.encoder import MEAN, STD
-from pipeline.nets.full_res import FullRes
 from pipeline.nets.ladder import Ladder
 from pipeline.training.config import TrainConfig
 from pipeline.training.losses import K1, K2, SIGMA, WINDOW, LossConfig
+from pipeline.variants.full_res import FullRes
 
 MODELS = ("lvln", "one_frame", "full_res")  # that have a plain form here
 

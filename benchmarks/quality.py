@@ -22,6 +22,8 @@ from lightning.fabric import Fabric
 
 from benchmarks.cases import PLAIN_CLIPS, add_case, make_config
 from benchmarks.measure import device_name, environment
+from pipeline.clips.clips import EpochOrder
+from pipeline.clips.shards import names_digest, open_videos
 from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, score
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
@@ -31,8 +33,6 @@ from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import batches, phase_clips, train, varied_batches
 from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
-from pipeline.video.clips import EpochOrder
-from pipeline.video.shards import names_digest, open_videos
 
 FPS = 10
 TIMED = 20  # steps, after as many that compile and warm up

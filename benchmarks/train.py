@@ -27,12 +27,12 @@ from benchmarks.cases import add_case, make_config, make_net, moving_textures
 from benchmarks.measure import device_name, environment, peak_memory_gib, report
 from benchmarks.plain import MODELS as PLAIN_MODELS
 from benchmarks.plain import PlainNet, plain_losses
+from pipeline.clips.clips import Clips, EpochOrder
+from pipeline.clips.shards import open_videos
 from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import batches
 from pipeline.training.step import Readings, Routine, Step
-from pipeline.video.clips import Clips, EpochOrder
-from pipeline.video.shards import open_videos
 
 COMPARED = 10  # steps whose losses are compared
 

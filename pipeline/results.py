@@ -1,5 +1,6 @@
 """How results are written: whole or not at all, byte-identical for equal results, and readable in a diff."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,12 @@ def write_text(path: Path, text: str) -> None:
     """UTF-8 as it is: line ends stay. Bytes of file names that are not UTF-8 are written as they were."""
     with replacing(path) as unfinished:
         unfinished.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file's content in hexadecimal, read in blocks; OSError if it cannot be read."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_metrics(path: Path, tree: Mapping[str, object]) -> None:

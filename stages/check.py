@@ -5,13 +5,13 @@ import importlib
 import sys
 from pathlib import Path
 
+from pipeline.datasets.source import SourceConfig
+from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.score import EvaluateConfig
-from pipeline.params import MODELS, from_dict, load_section
 from pipeline.probe.classifier import ProbeConfig
-from pipeline.probe.features import FeaturesConfig, check_tokens
+from pipeline.probe.features.states import FeaturesConfig, check_tokens
+from pipeline.settings import MODELS, from_dict, load_section
 from pipeline.training.loop import TrainConfig
-from pipeline.video.plan import DecodeConfig
-from pipeline.video.source import SourceConfig
 from stages.entry import run
 
 CONFIGS = {
@@ -28,7 +28,7 @@ def check(file: Path) -> None:
     sections = {name: load_section(file, name, config) for name, config in CONFIGS.items()}
     for name in MODELS:
         settings = load_section(file, f"train.{name}", TrainConfig)
-        variant = importlib.import_module(f"pipeline.nets.{name}")
+        variant = importlib.import_module(f"pipeline.variants.{name}")
         from_dict(settings.net, variant.Config, where=f"train.{name}.net", source=str(file))
         if name == sections["features"].model:
             check_tokens(sections["features"].token_stride, height=settings.height, width=settings.width)

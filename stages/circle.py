@@ -4,14 +4,14 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
+from pipeline.datasets.source import SourceConfig
+from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.figures import filter_sheet, prediction_sheet
 from pipeline.experiments.circle import make_shards, run_circle, summarise
 from pipeline.experiments.settings import load_experiment
 from pipeline.experiments.trial import every_seed
-from pipeline.params import load_section
 from pipeline.results import write_metrics
-from pipeline.video.plan import DecodeConfig
-from pipeline.video.source import SourceConfig
+from pipeline.settings import load_section
 from stages.entry import matrix_item, run
 
 

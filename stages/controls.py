@@ -4,12 +4,12 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from pipeline.nets.encoder import TAPS
-from pipeline.params import load_section
 from pipeline.probe.accuracy import chance
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.comparison import read_held_out, right_by_video, run_seeds, summaries
 from pipeline.probe.samples import read_splits
 from pipeline.results import write_metrics, write_table
+from pipeline.settings import load_section
 from stages.entry import run
 
 

@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-from pipeline.params import load_section
+from pipeline.datasets.index import read_index
+from pipeline.datasets.ucf101 import LISTS, read_labels, read_split
+from pipeline.decode.ingest import ingest, publish
+from pipeline.decode.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
+from pipeline.decode.plan import DecodeConfig, plan_rows
 from pipeline.results import write_metrics, write_text
-from pipeline.video.index import read_index
-from pipeline.video.ingest import ingest, publish
-from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
-from pipeline.video.plan import DecodeConfig, plan_rows
-from pipeline.video.ucf101 import LISTS, read_labels, read_split
+from pipeline.settings import load_section
 from stages.entry import run
 
 WORK = Path("runs/decode")  # finished shards, until all are

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from pipeline.evaluation.curriculum import curriculum_matrix
+from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.figures import animation, prediction_sheet
+from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.score import EvaluateConfig, horizon_rows, score
-from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
+from pipeline.settings import MODELS, load_section
 from pipeline.training.model_file import load_model
-from pipeline.video.shards import RATES, open_videos
 from stages.entry import matrix_item, run
 
 

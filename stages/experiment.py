@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
+from pipeline.clips.shards import RATES
 from pipeline.experiments.settings import load_experiment
 from pipeline.experiments.trial import every_seed, looks, run_trial, summarise
-from pipeline.params import ParamsError
 from pipeline.results import write_metrics, write_table
-from pipeline.video.shards import RATES
+from pipeline.settings import ParamsError
 from stages.entry import run
 
 

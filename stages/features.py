@@ -3,10 +3,10 @@
 import math
 from pathlib import Path
 
-from pipeline.params import load_section
-from pipeline.probe.extract import extract_condition
-from pipeline.probe.features import CONDITIONS, FeaturesConfig
+from pipeline.probe.features.extract import extract_condition
+from pipeline.probe.features.states import CONDITIONS, FeaturesConfig
 from pipeline.results import write_metrics
+from pipeline.settings import load_section
 from stages.entry import matrix_item, run
 
 

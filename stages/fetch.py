@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from pipeline.params import load_section
+from pipeline.datasets.source import SourceConfig, fetch
 from pipeline.results import write_metrics
-from pipeline.video.source import SourceConfig, fetch
+from pipeline.settings import load_section
 from stages.entry import run
 
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 
-from pipeline.params import MODELS, load_section
 from pipeline.probe.accuracy import chance
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.comparison import compare, read_held_out, run_seeds
-from pipeline.probe.extract import extract_condition
-from pipeline.probe.features import FeaturesConfig
+from pipeline.probe.features.extract import extract_condition
+from pipeline.probe.features.states import FeaturesConfig
 from pipeline.probe.samples import read_splits
 from pipeline.results import write_metrics
+from pipeline.settings import MODELS, load_section
 from stages.entry import matrix_item, run
 
 

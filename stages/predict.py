@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from pipeline.device import pick_device
-from pipeline.evaluation.own_video import open_own_video, write_videos
-from pipeline.params import MODELS
+from pipeline.predict.own_video import open_own_video, write_videos
+from pipeline.settings import MODELS
 from pipeline.training.model_file import load_model
 from stages.entry import run
 

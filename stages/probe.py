@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.params import load_section
 from pipeline.probe.accuracy import by_class
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.comparison import compare, read_held_out, run_seeds
 from pipeline.probe.samples import CHOICES, CONDITIONS, read_splits
 from pipeline.results import write_metrics, write_table
+from pipeline.settings import load_section
 from stages.entry import matrix_item, run
 
 

@@ -9,17 +9,17 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
+from pipeline.clips.shards import RATES, names_digest, open_videos
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
-from pipeline.params import MODELS, load_section
 from pipeline.results import write_metrics, write_table
+from pipeline.settings import MODELS, load_section
 from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import HardwareConfig, check_devices, closing_ranks, make_fabric
 from pipeline.training.interruption import stop_with_parent
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import STATE, train
 from pipeline.training.model_file import save_model
-from pipeline.video.shards import RATES, names_digest, open_videos
 from stages.entry import matrix_item, run
 
 PARENT = "TRAIN_PARENT"  # in the environment of the ranks: the process that started them

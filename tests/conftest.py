@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.video import motions
-from pipeline.video.index import index_videos
-from pipeline.video.ingest import ingest
-from pipeline.video.manifest import make_manifest
-from pipeline.video.plan import DecodeConfig, Row, plan_rows
-from pipeline.video.ucf101 import read_labels, read_split
+from pipeline.datasets import motions
+from pipeline.datasets.index import index_videos
+from pipeline.datasets.ucf101 import read_labels, read_split
+from pipeline.decode.ingest import ingest
+from pipeline.decode.manifest import make_manifest
+from pipeline.decode.plan import DecodeConfig, Row, plan_rows
 from tests.videos import ARCHERY, HANDSTAND, write
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared" / "data" / "ucf101-mini"

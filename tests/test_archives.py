@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.video.download as download_module
-from pipeline.video import archives, ucf101
-from pipeline.video.download import Archive
+import pipeline.datasets.download as download_module
+from pipeline.datasets import archives, ucf101
+from pipeline.datasets.download import Archive
 from tests.videos import ARCHERY, HANDSTAND, write
 
 # download

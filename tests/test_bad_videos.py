@@ -30,18 +30,18 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.evaluation.own_video import open_own_video
+from pipeline.clips.shards import RATES, open_shard
+from pipeline.datasets.index import index_videos, write_index
+from pipeline.datasets.ucf101 import read_labels, read_split
+from pipeline.decode.container import VideoError
+from pipeline.decode.ingest import ingest
+from pipeline.decode.manifest import check_accounts, make_manifest, summarise
+from pipeline.decode.plan import DecodeConfig, Row, plan_rows
+from pipeline.decode.video import decode, ffmpeg_version
+from pipeline.predict.own_video import open_own_video
+from pipeline.results import sha256_of
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
-from pipeline.video.container import VideoError
-from pipeline.video.decode import decode, ffmpeg_version
-from pipeline.video.digest import sha256_of
-from pipeline.video.index import index_videos, write_index
-from pipeline.video.ingest import ingest
-from pipeline.video.manifest import check_accounts, make_manifest, summarise
-from pipeline.video.plan import DecodeConfig, Row, plan_rows
-from pipeline.video.shards import RATES, open_shard
-from pipeline.video.ucf101 import read_labels, read_split
 from tests.conftest import decode_config
 
 ROOT = Path(__file__).parents[1]

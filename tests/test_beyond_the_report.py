@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import moving_textures
+from pipeline.clips.clips import EpochOrder, vary_pixels
 from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
-from pipeline.params import ParamsError, from_dict
+from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import TrainConfig
 from pipeline.training.hardware import make_fabric
 from pipeline.training.loop import STATE, phase_clips, train
 from pipeline.training.losses import loss_per_image
 from pipeline.training.step import Routine, Step, own_frames, trained_weights
-from pipeline.video.clips import EpochOrder, vary_pixels
 from tests.test_ranks import assert_equal, finish, losses, results, start, trainable
 from tests.test_training import CLIPS, ROOT, SETTINGS, Runs
 from tests.videos import write_shard

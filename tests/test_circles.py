@@ -6,21 +6,21 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.evaluation.circle import centre_errors, centres
+from pipeline.clips.clips import read_frames
+from pipeline.clips.shards import open_videos
+from pipeline.datasets import circles
+from pipeline.datasets.circles import CLASSES, SEQUENCES, CirclesConfig, trajectory
+from pipeline.datasets.source import SourceConfig, fetch
+from pipeline.datasets.ucf101 import read_labels, read_split
+from pipeline.decode.ingest import ingest
 from pipeline.evaluation.figures import filter_sheet
-from pipeline.evaluation.filters import compare, most_varied, watch
+from pipeline.experiments.circle_errors import centre_errors, centres
+from pipeline.experiments.filters import compare, most_varied, watch
 from pipeline.nets.build import build_net
 from pipeline.nets.rollout import predict
-from pipeline.params import ParamsError, from_dict
+from pipeline.settings import ParamsError, from_dict
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
-from pipeline.video import circles
-from pipeline.video.circles import CLASSES, SEQUENCES, CirclesConfig, trajectory
-from pipeline.video.clips import read_frames
-from pipeline.video.ingest import ingest
-from pipeline.video.shards import open_videos
-from pipeline.video.source import SourceConfig, fetch
-from pipeline.video.ucf101 import read_labels, read_split
 from tests.conftest import plan
 from tests.test_motions import files
 

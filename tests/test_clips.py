@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.video.clips import (
+from pipeline.clips.clips import (
     Clips,
     EpochOrder,
     as_images,
@@ -22,7 +22,7 @@ from pipeline.video.clips import (
     read_frames,
     take_fraction,
 )
-from pipeline.video.shards import open_videos
+from pipeline.clips.shards import open_videos
 from tests.import_closure import ROOT
 from tests.videos import grey_jpegs, open_jpeg, stored_video, write_shard
 
@@ -190,8 +190,8 @@ def test_loading_does_not_draw_from_the_global_generator(clips: Clips) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from pipeline.video.clips import Clips, EpochOrder, load
-from pipeline.video.shards import open_videos
+from pipeline.clips.clips import Clips, EpochOrder, load
+from pipeline.clips.shards import open_videos
 clips = Clips(open_videos(Path(sys.argv[1]), "train"), length=6, step=1)
 for _, batch in zip(range(10), load(clips, EpochOrder(len(clips), 8))):
     pass

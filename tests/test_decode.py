@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.video.container import VideoError
-from pipeline.video.decode import DecodedVideo, decode, resample
-from pipeline.video.shards import RATES
+from pipeline.clips.shards import RATES
+from pipeline.decode.container import VideoError
+from pipeline.decode.video import DecodedVideo, decode, resample
 from tests.videos import FFMPEG, nearest_by_hand, open_jpeg, reference_decode
 
 

@@ -16,17 +16,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from pipeline.clips.shards import RATES
 from pipeline.evaluation.score import EvaluateConfig, score_clips
 from pipeline.experiments import tables
 from pipeline.experiments.circle import CircleTrial
 from pipeline.experiments.circle import summarise as summarise_circle
 from pipeline.experiments.settings import changes, listed_runs, load_experiment, own_changes
 from pipeline.experiments.trial import looks, run_trial, scored_clips, start, summarise
-from pipeline.params import ParamsError, from_dict
+from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.interruption import stop_requests
 from pipeline.training.loop import phase_clips
-from pipeline.video.shards import RATES
 from tests.committed import of_committed_figures
 from tests.import_closure import ROOT
 from tests.test_pipeline import call

@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from pipeline.nets.encoder import Encoder
-from pipeline.nets.export import export_step
 from pipeline.nets.ladder import Ladder
-from pipeline.params import MODELS, from_dict, load_section
+from pipeline.predict.export import export_step
+from pipeline.settings import MODELS, from_dict, load_section
 from tests.import_closure import ROOT
 
 HEIGHT, WIDTH = 32, 64
@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 32, 64
 
 def small_net(name: str) -> Ladder:
     """The model of params.yaml, narrow, with weights and batch-norm statistics unlike the initial ones."""
-    variant = importlib.import_module(f"pipeline.nets.{name}")
+    variant = importlib.import_module(f"pipeline.variants.{name}")
     config = asdict(load_section(ROOT / "params.yaml", f"train.{name}.net", variant.Config)) | {"width": 8}
     net = variant.build(from_dict(config, variant.Config, where="net"), Encoder(), height=HEIGHT, width=WIDTH)
     if name == "lvln_warp":  # at first it copies

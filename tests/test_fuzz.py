@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.video import ucf101
-from pipeline.video.shards import open_videos
-from pipeline.video.ucf101 import Split, VideoName
+from pipeline.clips.shards import open_videos
+from pipeline.datasets import ucf101
+from pipeline.datasets.ucf101 import Split, VideoName
 
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 ALNUM = string.ascii_letters + string.digits

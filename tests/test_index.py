@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.video.index import SUFFIXES, index_videos, read_index, write_index
-from pipeline.video.ucf101 import read_split
+from pipeline.datasets.index import SUFFIXES, index_videos, read_index, write_index
+from pipeline.datasets.ucf101 import read_split
 from tests.videos import ARCHERY, write
 
 # published test vectors of sha256, not our own code's

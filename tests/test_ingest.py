@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.video.index import SUFFIXES, index_videos
-from pipeline.video.ingest import ingest
-from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
-from pipeline.video.plan import ABSENT, BAD, GOOD, Row
-from pipeline.video.shards import RATES, open_videos
+from pipeline.clips.shards import RATES, open_videos
+from pipeline.datasets.index import SUFFIXES, index_videos
+from pipeline.decode.ingest import ingest
+from pipeline.decode.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
+from pipeline.decode.plan import ABSENT, BAD, GOOD, Row
 from tests.conftest import decode_config, plan
 from tests.videos import nearest_by_hand, stored_video
 

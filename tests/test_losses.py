@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import correlate, map_coordinates
 from torch import Tensor
 
-from pipeline.params import from_dict
+from pipeline.settings import from_dict
 from pipeline.training.losses import (
     SCALES,
     LossConfig,

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from pipeline.evaluation.artifacts import nyquist_share
 from pipeline.evaluation.baselines import optical_flow
-from pipeline.nets import lvln_warp
 from pipeline.nets.blocks import GROUPS, decoder_block, icnr_, warp
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder
-from pipeline.nets.lvln_warp import cost_volume, lucas_kanade
 from pipeline.nets.rollout import predict, predict_every_frame
+from pipeline.variants import lvln_warp
+from pipeline.variants.lvln_warp import cost_volume, lucas_kanade
 from tests.test_nets import VARIANTS, small
 
 CONFIG = VARIANTS["lvln_warp"][1]

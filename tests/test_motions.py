@@ -6,9 +6,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.stats import ks_2samp, kstest
 
-from pipeline.params import ParamsError, from_dict
-from pipeline.video import motions
-from pipeline.video.motions import ANGLE, CLASSES, OCTAVE, PERIODS, SPEEDS, MotionsConfig, X, Y
+from pipeline.datasets import motions
+from pipeline.datasets.motions import ANGLE, CLASSES, OCTAVE, PERIODS, SPEEDS, MotionsConfig, X, Y
+from pipeline.settings import ParamsError, from_dict
 
 SMALL = MotionsConfig(seed=3, groups=1, clips=1, frames=12)  # groups below 22 are for tests only
 LONG = MotionsConfig(seed=0, groups=25, clips=2, frames=50)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.signal import correlate2d
 
-from pipeline.nets import full_res, lvln, lvln_warp, one_frame
 from pipeline.nets.blocks import ConvGRU, LateralBlock, LocationConv
 from pipeline.nets.encoder import TAPS, Encoder, load_weights
 from pipeline.nets.rollout import predict
+from pipeline.variants import full_res, lvln, lvln_warp, one_frame
 
 VARIANTS = {
     "lvln": (lvln, lvln.Config(4, "pixel_shuffle")),

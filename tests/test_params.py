@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from pipeline.params import (
+from pipeline.decode.video import resample
+from pipeline.settings import (
     Above,
     AtLeast,
     Between,
@@ -19,7 +20,6 @@ from pipeline.params import (
     load_section,
     read_yaml,
 )
-from pipeline.video.decode import resample
 from stages.check import check, main
 from stages.entry import run
 

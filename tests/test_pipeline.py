@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.evaluation.score import PREDICTORS
 from pipeline.nets.encoder import TAPS
-from pipeline.params import MODELS, read_yaml
+from pipeline.settings import MODELS, read_yaml
 from tests.import_closure import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -151,11 +151,11 @@ def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, va
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/nets/full_res.py", {"train@full_res", "evaluate@full_res"}),
-        ("pipeline/nets/lvln_warp.py", {"train@lvln_warp", "evaluate@lvln_warp", *FEATURES}),
+        ("pipeline/variants/full_res.py", {"train@full_res", "evaluate@full_res"}),
+        ("pipeline/variants/lvln_warp.py", {"train@lvln_warp", "evaluate@lvln_warp", *FEATURES}),
         ("pipeline/evaluation/figures.py", {f"evaluate@{model}" for model in MODELS}),
         ("pipeline/probe/classifier.py", PROBES),
-        ("pipeline/video/motions.py", {"fetch"}),
+        ("pipeline/datasets/motions.py", {"fetch"}),
         ("README.md", set()),
     ],
 )

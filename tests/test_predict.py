@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation.own_video import BORDER, open_own_video, predict_video
 from pipeline.nets.build import build_net
 from pipeline.nets.rollout import predict
+from pipeline.predict.mp4 import mp4_writer
+from pipeline.predict.own_video import BORDER, open_own_video, predict_video
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import load_model, save_model
-from pipeline.video.encode import mp4_writer
 from stages.entry import run
 from stages.predict import main
 from tests.import_closure import ROOT

@@ -13,14 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.clips.clips import as_images, read_frames
+from pipeline.clips.shards import names_digest, open_videos
 from pipeline.nets.rollout import predict
-from pipeline.params import from_dict
-from pipeline.probe import features, samples
+from pipeline.probe import samples
 from pipeline.probe.accuracy import by_class, chance, gains, right, summarise, top_k
 from pipeline.probe.classifier import ProbeConfig, run_probe
 from pipeline.probe.comparison import HeldOut, compare, read_held_out, right_by_video, run_seeds
-from pipeline.probe.extract import extract
-from pipeline.probe.features import (
+from pipeline.probe.features import states as features
+from pipeline.probe.features.extract import extract
+from pipeline.probe.features.states import (
     CONDITIONS,
     FeaturesConfig,
     check_split,
@@ -33,10 +35,9 @@ from pipeline.probe.features import (
 )
 from pipeline.probe.heads import AttentivePooler, HeadConfig, make_net
 from pipeline.probe.samples import Samples, Splits, read_splits
+from pipeline.settings import from_dict
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import as_images, read_frames
-from pipeline.video.shards import names_digest, open_videos
 from tests.committed import of_committed_figures
 from tests.import_closure import ROOT
 from tests.test_nets import VARIANTS, small
@@ -209,7 +210,7 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.probe import extract
+from pipeline.probe.features import extract
 from tests.test_probe import make
 calls, watch = 0, extract.watch
 def dies(*arguments, **options):

@@ -22,9 +22,9 @@ import torch
 from ruamel.yaml import YAML
 from torch import nn
 
+from pipeline.clips.shards import RATES
 from pipeline.training.hardware import HardwareConfig, make_fabric
 from pipeline.training.model_file import load_model
-from pipeline.video.shards import RATES
 from tests.test_training import CLIPS, HARDWARE, config, fresh, run
 
 ROOT = Path(__file__).parents[1]

@@ -23,11 +23,11 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.video.digest import sha256_of
-from pipeline.video.index import index_videos, write_index
-from pipeline.video.ingest import Task, accept_shard, ingest, make_shard, publish, tools_digest
-from pipeline.video.plan import Row
-from pipeline.video.shards import RATES, open_shard
+from pipeline.clips.shards import RATES, open_shard
+from pipeline.datasets.index import index_videos, write_index
+from pipeline.decode.ingest import Task, accept_shard, ingest, make_shard, publish, tools_digest
+from pipeline.decode.plan import Row
+from pipeline.results import sha256_of
 from tests.conftest import decode_config, plan
 
 ROOT = Path(__file__).parents[1]
@@ -431,7 +431,7 @@ import errno, json, pickle, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.video.ingest import make_shard
+from pipeline.decode.ingest import make_shard
 
 disk, task = Path(sys.argv[1]), pickle.loads(Path(sys.argv[2]).read_bytes())
 work = disk / "work"
@@ -551,7 +551,7 @@ def test_whole_receipts_are_enough(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.video.ingest._executor", None)  # no worker is asked
+    monkeypatch.setattr("pipeline.decode.ingest._executor", None)  # no worker is asked
     assert finished.make(tmp_path / "out", executor="dask", scheduler="tcp://nobody:1") == all_made[1]
     assert f"carrying on: {SHARDS} of {SHARDS} shards" in capsys.readouterr().out
 
@@ -722,7 +722,7 @@ def test_a_wrong_scheduler_is_a_clear_error_soon(undisturbed: Reference, tmp_pat
 def test_a_worker_of_another_tree_is_refused(undisturbed: Reference, cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(ROOT / "pipeline", other / "pipeline")
-    with (other / "pipeline" / "video" / "decode.py").open("a") as stream:
+    with (other / "pipeline" / "decode" / "video.py").open("a") as stream:
         stream.write("\n# another tree\n")
     cluster.workers(1, cwd=other)
     project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=cluster.address)
@@ -744,7 +744,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.video.ingest import accept_shard, make_shard
+from pipeline.decode.ingest import accept_shard, make_shard
 
 
 def peak(pid):

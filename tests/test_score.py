@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.clips.clips import Clips
+from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.artifacts import gradient_energy, nyquist_share
 from pipeline.evaluation.baselines import copy_last
-from pipeline.evaluation.curriculum import curriculum_matrix
 from pipeline.evaluation.figures import animation
 from pipeline.evaluation.perceptual import Lpips
+from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, horizon_rows, score
-from pipeline.params import read_yaml
+from pipeline.settings import read_yaml
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import save_model
-from pipeline.video.clips import Clips
-from pipeline.video.shards import RATES, open_videos
 from tests.import_closure import ROOT
 from tests.test_nets import VARIANTS, small
 from tests.test_quality import Counting
@@ -235,7 +235,7 @@ def test_evaluation_does_not_depend_on_the_batch(videos: list) -> None:
 def test_scoring_imports_little() -> None:
     """So that it runs where there is PyTorch and not much else."""
     without = ("webdataset", "dvc", "ruamel", "cv2", "matplotlib", "pandas", "torchmetrics")
-    code = f"import sys; sys.modules |= dict.fromkeys({without}); import pipeline.evaluation.curriculum"
+    code = f"import sys; sys.modules |= dict.fromkeys({without}); import pipeline.evaluation.phases"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from pipeline.video.shards import ShardFile, open_shard, open_videos
+from pipeline.clips.shards import ShardFile, open_shard, open_videos
 from tests.videos import FACTS, grey_jpegs, open_jpeg, reference_decode, stored_video, write_shard
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import from_dict
-from pipeline.video import archives
-from pipeline.video.download import Archive
-from pipeline.video.index import read_index
-from pipeline.video.source import SourceConfig, fetch
+from pipeline.datasets import archives
+from pipeline.datasets.download import Archive
+from pipeline.datasets.index import read_index
+from pipeline.datasets.source import SourceConfig, fetch
+from pipeline.settings import from_dict
 
 KEYS = [f"ZoomIn/v_ZoomIn_g{group}_c01.avi" for group in ("01", "08", "22")]
 

@@ -22,9 +22,10 @@ from ruamel.yaml import YAML
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.cases import PLAIN_CLIPS
+from pipeline.clips.shards import RATES
 from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
-from pipeline.params import from_dict
+from pipeline.settings import from_dict
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.config import OptimizerConfig, Phase, TrainConfig
 from pipeline.training.hardware import make_fabric, pick_precision
@@ -34,7 +35,6 @@ from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import load_model, save_model
 from pipeline.training.step import Readings, Step, learning_rate
-from pipeline.video.shards import RATES
 from tests.videos import stored_video
 
 ROOT = Path(__file__).parents[1]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.video import ucf101
-from pipeline.video.ucf101 import Split, VideoName
+from pipeline.datasets import ucf101
+from pipeline.datasets.ucf101 import Split, VideoName
 from tests.videos import ARCHERY, HANDSTAND, write
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from pipeline.video.clips import Clips, ClipsConfig, EpochOrder, decode_jpegs, load, load_encoded, vary_pixels
-from pipeline.video.shards import open_videos
+from pipeline.clips.clips import Clips, ClipsConfig, EpochOrder, decode_jpegs, load, load_encoded, vary_pixels
+from pipeline.clips.shards import open_videos
 from tests.videos import stored_video
 
 PLAIN = ClipsConfig(

@@ -10,7 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from pipeline.video.shards import ShardFile
+from pipeline.clips.shards import ShardFile
 
 FACTS = {"action": "A", "label": 2, "group": 3, "clip": 4, "fps": 10, "source_sha256": "0" * 64}  # of a stored video
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()

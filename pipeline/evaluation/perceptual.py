@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
 from pipeline.nets.pretrained import pretrained_file
-from pipeline.params import given_path
+from pipeline.settings import given_path
 
 
 class Lpips(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.clips.clips import Clips, EpochOrder, as_images, load
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips, EpochOrder, as_images, load
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.clips.clips import Clips
+from pipeline.clips.shards import StoredVideo
 from pipeline.device import pick_device
 from pipeline.evaluation.artifacts import gradient_energy, nyquist_share
 from pipeline.evaluation.baselines import absent, baselines
@@ -19,11 +21,9 @@ from pipeline.evaluation.perceptual import Lpips
 from pipeline.evaluation.predictions import Gallery, Pictures, Predicted, predict_clips
 from pipeline.evaluation.quality import frame_quality, moving_pixels, psnr
 from pipeline.nets.ladder import Ladder
-from pipeline.params import Above, AtLeast, Below, Between
+from pipeline.settings import Above, AtLeast, Below, Between
 from pipeline.training.losses import loss_per_image
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips
-from pipeline.video.shards import StoredVideo
 
 PREDICTORS = ("model", "copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
 COMPARED = ("copy_last", "constant_velocity", "half_velocity")  # with the model, clip by clip

@@ -10,21 +10,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.evaluation.circle import centre_errors
-from pipeline.evaluation.filters import Filter, compare
+from pipeline.clips.clips import Clips, as_images
+from pipeline.clips.shards import RATES, open_videos
+from pipeline.datasets.circles import VALIDATION_GROUPS
+from pipeline.datasets.index import read_index
+from pipeline.datasets.source import SourceConfig, fetch
+from pipeline.datasets.ucf101 import LISTS, read_labels, read_split
+from pipeline.decode.ingest import ingest
+from pipeline.decode.manifest import check_accounts, check_splits, check_verdicts, make_manifest
+from pipeline.decode.plan import DecodeConfig, plan_rows
 from pipeline.evaluation.predictions import Pictures
+from pipeline.experiments.circle_errors import centre_errors
+from pipeline.experiments.filters import Filter, compare
 from pipeline.experiments.settings import Experiment
 from pipeline.experiments.trial import over_trials, start
 from pipeline.training.loop import train
-from pipeline.video.circles import VALIDATION_GROUPS
-from pipeline.video.clips import Clips, as_images
-from pipeline.video.index import read_index
-from pipeline.video.ingest import ingest
-from pipeline.video.manifest import check_accounts, check_splits, check_verdicts, make_manifest
-from pipeline.video.plan import DecodeConfig, plan_rows
-from pipeline.video.shards import RATES, open_videos
-from pipeline.video.source import SourceConfig, fetch
-from pipeline.video.ucf101 import LISTS, read_labels, read_split
 
 SPLITS = {"trained": "train", "held_out": "test"}
 PICTURED = 3  # clips

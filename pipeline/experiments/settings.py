@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluation.score import EvaluateConfig
-from pipeline.params import MODELS, ParamsError, from_dict, read_yaml
+from pipeline.settings import MODELS, ParamsError, from_dict, read_yaml
 from pipeline.training.config import TrainConfig
 
 RUNS = "experiments/runs.yaml"

@@ -18,6 +18,8 @@ from typing import TypeVar
 import torch
 from lightning.fabric import Fabric
 
+from pipeline.clips.clips import Clips
+from pipeline.clips.shards import open_videos
 from pipeline.device import pick_device
 from pipeline.evaluation.intervals import deviation
 from pipeline.evaluation.score import score_clips
@@ -30,8 +32,6 @@ from pipeline.training.hardware import make_fabric
 from pipeline.training.interruption import stop_with_parent
 from pipeline.training.loop import phase_clips, train
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips
-from pipeline.video.shards import open_videos
 
 SHOWN = ("psnr", "ssim", "psnr_moving", "ssim_moving", "l1_moving", "nyquist_ratio", "gradient_ratio", "loss")
 PREDICTORS = ("model", "copy_last")

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from pipeline.nets.pretrained import pretrained_file
-from pipeline.params import given_path
+from pipeline.settings import given_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the weights expect
 

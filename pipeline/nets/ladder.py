@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.nets.blocks import Hidden, LateralBlock, decoder_block, icnr_
 from pipeline.nets.encoder import TAPS, Encoder
-from pipeline.params import MultipleOf
+from pipeline.settings import MultipleOf
 
 LEVELS = 4
 

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.device import pick_device
-from pipeline.params import Above, AtLeast, Between
 from pipeline.probe.accuracy import top_k
 from pipeline.probe.heads import HeadConfig, Standardise, make_net
 from pipeline.probe.samples import Samples, Splits
+from pipeline.settings import Above, AtLeast, Between
 
 SCORED = 256  # clips at a time, where nothing is learned
 MOMENTUM = 0.9  # of SGD

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.params import AtLeast, MultipleOf
+from pipeline.settings import AtLeast, MultipleOf
 
 HEADS = 4  # of the pooler's attention
 

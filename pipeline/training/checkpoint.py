@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from pipeline.clips.clips import Clips
 from pipeline.nets.encoder import Encoder
-from pipeline.video.clips import Clips
 
 
 def fingerprint(settings: object, data: Iterable[Clips], encoder: Encoder) -> str:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from pipeline.clips.clips import ClipsConfig
 from pipeline.nets.rollout import Feeding
-from pipeline.params import Above, AtLeast, Below, Between, MultipleOf
+from pipeline.settings import Above, AtLeast, Below, Between, MultipleOf
 from pipeline.training.hardware import HardwareConfig
 from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import ClipsConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lightning.fabric.loggers import Logger
 from lightning.fabric.strategies import DDPStrategy
 
 from pipeline.device import pick_device
-from pipeline.params import AtLeast
+from pipeline.settings import AtLeast
 
 SMALLEST_IN_BF16 = 64  # pixels, on a CPU; see pick_precision
 

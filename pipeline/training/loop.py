@@ -25,13 +25,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.nets.ladder import Ladder
-from pipeline.training.checkpoint import fingerprint, load_state, save_state
-from pipeline.training.config import TrainConfig
-from pipeline.training.interruption import Stop, only_one, stop_requests
-from pipeline.training.logs import draw, show
-from pipeline.training.step import Readings, Step, learning_rate, own_frames, trained_weights
-from pipeline.video.clips import (
+from pipeline.clips.clips import (
     Clips,
     ClipsConfig,
     EpochOrder,
@@ -42,7 +36,13 @@ from pipeline.video.clips import (
     take_fraction,
     vary_pixels,
 )
-from pipeline.video.shards import open_videos
+from pipeline.clips.shards import open_videos
+from pipeline.nets.ladder import Ladder
+from pipeline.training.checkpoint import fingerprint, load_state, save_state
+from pipeline.training.config import TrainConfig
+from pipeline.training.interruption import Stop, only_one, stop_requests
+from pipeline.training.logs import draw, show
+from pipeline.training.step import Readings, Step, learning_rate, own_frames, trained_weights
 
 STATE = "state.pt"  # in the run folder; the caller deletes it once the result is written
 PICTURED = 4  # validation clips

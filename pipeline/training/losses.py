@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.params import AtLeast
+from pipeline.settings import AtLeast
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian (Wang et al. 2004)
 K1, K2 = 0.01, 0.03

@@ -19,13 +19,13 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pipeline.clips.clips import as_images
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.training.batch_norm import synchronise
 from pipeline.training.config import OptimizerConfig, TrainConfig
 from pipeline.training.hardware import pick_compile
 from pipeline.training.losses import loss_per_image
-from pipeline.video.clips import as_images
 
 OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, fused=True),

@@ -18,7 +18,7 @@ from av.stream import Disposition
 # What may be opened: containers that hold their own frames. Playlists, image sequences and the like name other files.
 CONTAINERS = "avi,mov,matroska,webm,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,dv,mxf,yuv4mpegpipe,nut,ivf,m4v,h264,hevc,obu"
 MAX_PIXELS = 8192 * 8192  # of a source frame; a header may claim any size, and its memory is asked for at once
-_USUAL_FPS = Fraction(25)  # where a container gives no rate; decode.py sees by the frames whether it is right
+_USUAL_FPS = Fraction(25)  # where a container gives no rate; video.py sees by the frames whether it is right
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 that need tone mapping
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 

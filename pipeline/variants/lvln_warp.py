@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pipeline.nets.blocks import ConvGRU, Norm, decoder_block, warp
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import LEVELS, Encoded, Ladder, Rung, States
-from pipeline.params import AtLeast, MultipleOf
+from pipeline.settings import AtLeast, MultipleOf
 
 MATCHED = ("conv1", "layer1")  # taps of C1 and C2, between whose frames a cost volume is made
 COARSEST = 16  # pixels of the shorter side, at the top of Lucas and Kanade's pyramid

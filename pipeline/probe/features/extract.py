@@ -15,9 +15,10 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.clips.shards import StoredVideo, open_videos
 from pipeline.device import pick_device
 from pipeline.nets.ladder import Ladder
-from pipeline.probe.features import (
+from pipeline.probe.features.states import (
     STORED,
     FeaturesConfig,
     check_split,
@@ -28,13 +29,11 @@ from pipeline.probe.features import (
     watch,
     windows,
 )
-from pipeline.results import write_table
+from pipeline.results import sha256_of, write_table
 from pipeline.training.checkpoint import fingerprint, load_state, save_state
 from pipeline.training.interruption import only_one
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import load_model
-from pipeline.video.digest import sha256_of
-from pipeline.video.shards import StoredVideo, open_videos
 
 PROGRESS = "progress.pt"
 SAVE_SECONDS = 5.0

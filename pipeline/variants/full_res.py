@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.nets.blocks import decoder_block
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder, Rung
-from pipeline.params import MultipleOf
+from pipeline.settings import MultipleOf
 
 STEM_CHANNELS = 64
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.clips.clips import decode_jpegs
+from pipeline.decode.container import VideoError
+from pipeline.decode.video import DecodedVideo, decode, resample
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
+from pipeline.predict.mp4 import mp4_writer
 from pipeline.training.model_file import ModelCard
-from pipeline.video.clips import decode_jpegs
-from pipeline.video.container import VideoError
-from pipeline.video.decode import DecodedVideo, decode, resample
-from pipeline.video.encode import mp4_writer
 
 BATCH = 48  # frames predicted at a time, or those of one run where they are more
 DAY = 24 * 3600.0  # seconds of decoding; whoever waits for it can stop it

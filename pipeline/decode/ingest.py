@@ -12,6 +12,7 @@ Machines share the folders `work` and those of the videos.
 """
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -30,16 +31,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.results import replacing
-from pipeline.video.container import VideoError
-from pipeline.video.decode import DecodedVideo, decode, ffmpeg_version, resample
-from pipeline.video.digest import sha256_of
-from pipeline.video.plan import BAD, GOOD, DecodeConfig, Row
-from pipeline.video.shards import RATES, ShardFile
+from pipeline.clips.shards import RATES, ShardFile
+from pipeline.decode.container import VideoError
+from pipeline.decode.plan import BAD, GOOD, DecodeConfig, Row
+from pipeline.decode.video import DecodedVideo, decode, ffmpeg_version, resample
+from pipeline.results import replacing, sha256_of
 
 # Read when it is imported: a worker that has been running since before an edit still runs the old code.
-_SOURCES = ("container.py", "decode.py", "ffmpeg_log.py", "ingest.py", "plan.py", "shards.py")
-_CODE = [sha256_of(Path(__file__).with_name(name)) for name in _SOURCES]
+_CODE = [sha256_of(file) for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(inspect.getfile(ShardFile)))]
 PASSING = {"changed", "unreadable", "time limit"}  # reasons that another run may not meet
 
 

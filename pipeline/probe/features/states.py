@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.clips.clips import as_images, read_frames
+from pipeline.clips.shards import StoredVideo, names_digest
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import TAPS
 from pipeline.nets.ladder import LEVELS, Encoded, Ladder, States
-from pipeline.params import AtLeast
+from pipeline.settings import AtLeast
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import as_images, read_frames
-from pipeline.video.shards import StoredVideo, names_digest
 
 CONDITIONS = ("trained", "untrained", "still", "shuffled")
 STORED = {"deepest": np.float32, "subsample": np.float32, "pooled": np.float32, "attentive": np.float16}

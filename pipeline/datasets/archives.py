@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.video.download import Archive, unpack
-from pipeline.video.ucf101 import listed_name, parse_name
+from pipeline.datasets.download import Archive, unpack
+from pipeline.datasets.ucf101 import listed_name, parse_name
 
 URL = "https://storage.googleapis.com/thumos14_files"
 VIDEOS = Archive("UCF101_videos.zip", 6_960_400_115, "dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d")

@@ -12,10 +12,10 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.params import given_path
+from pipeline.datasets import archives, circles, index, motions, ucf101
+from pipeline.datasets.download import download
 from pipeline.results import replacing
-from pipeline.video import archives, circles, index, motions, ucf101
-from pipeline.video.download import download
+from pipeline.settings import given_path
 
 
 @dataclass(frozen=True)

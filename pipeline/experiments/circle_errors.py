@@ -1,4 +1,4 @@
-"""How far the predicted circle of the moving-circle data set (video/circles.py) is from the true one.
+"""How far the predicted circle of the moving-circle data set (datasets/circles.py) is from the true one.
 
 Shapes: B batch, T time, K steps ahead, N images; images (…, 3, H, W) in [0, 1]; places in pixels from the upper left
 corner of the image, x first, so that the middle of the first pixel is (0.5, 0.5).
@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.clips.clips import Clips
+from pipeline.clips.shards import StoredVideo
 from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.intervals import GroupMeans
 from pipeline.evaluation.predictions import Gallery, Pictures, predict_clips
 from pipeline.evaluation.score import steps
 from pipeline.nets.ladder import Ladder
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips
-from pipeline.video.shards import StoredVideo
 
 VISIBLE = 0.15  # of [0, 1]: a circle is found if, smoothed, a channel differs from the background by as much
 

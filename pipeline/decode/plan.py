@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pipeline.params import Above, AtLeast, Between, MultipleOf
-from pipeline.video.ucf101 import Split, parse_name
+from pipeline.datasets.ucf101 import Split, parse_name
+from pipeline.settings import Above, AtLeast, Between, MultipleOf
 
 BAD, GOOD, ABSENT = "bad", "good", "absent"
 

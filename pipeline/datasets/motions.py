@@ -22,9 +22,9 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from pipeline.params import AtLeast, Between
-from pipeline.video import generated
-from pipeline.video.generated import HEIGHT, WIDTH, Name
+from pipeline.datasets import generated
+from pipeline.datasets.generated import HEIGHT, WIDTH, Name
+from pipeline.settings import AtLeast, Between
 
 X, Y, ANGLE, OCTAVE = range(4)
 # pixels, pixels, degrees clockwise, octaves

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.video.plan import ABSENT, BAD, GOOD, DecodeConfig, Row
-from pipeline.video.shards import RATES, open_shard
+from pipeline.clips.shards import RATES, open_shard
+from pipeline.decode.plan import ABSENT, BAD, GOOD, DecodeConfig, Row
 
 SPLITS = ("train", "validation", "test")
 CLIP = 6  # frames; the report's clip, three in and three predicted

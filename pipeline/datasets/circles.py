@@ -21,9 +21,9 @@ from typing import Annotated
 
 import numpy as np
 
-from pipeline.params import AtLeast, Between
-from pipeline.video import generated
-from pipeline.video.generated import HEIGHT, WIDTH, Name
+from pipeline.datasets import generated
+from pipeline.datasets.generated import HEIGHT, WIDTH, Name
+from pipeline.settings import AtLeast, Between
 
 DIRECTIONS = {"CircleLeft": -1, "CircleRight": +1}
 CLASSES = tuple(DIRECTIONS)

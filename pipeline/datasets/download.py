@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 import requests
 from tqdm import tqdm
 
-from pipeline.results import replacing
-from pipeline.video.digest import sha256_of
+from pipeline.results import replacing, sha256_of
 
 # The most that a cut costs, because urllib3 drops the block it was filling.
 BLOCK_BYTES = 64 * 1024

@@ -26,8 +26,8 @@ import imageio_ffmpeg
 import numpy as np
 import simplejpeg
 
-from pipeline.video.container import CONTAINERS, MAX_PIXELS, PictureTrack, VideoError, read_track
-from pipeline.video.ffmpeg_log import LEVEL, Said, count_damaged, read_log
+from pipeline.decode.container import CONTAINERS, MAX_PIXELS, PictureTrack, VideoError, read_track
+from pipeline.decode.ffmpeg_log import LEVEL, Said, count_damaged, read_log
 
 NO_PTS = -(2**63)  # a frame without a timestamp
 LONGEST_GAP = 120  # seconds between two frames: more is a broken clock, and would be stored as thousands of copies

@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.results import write_text
-from pipeline.video.digest import sha256_of
-from pipeline.video.ucf101 import listed_name
+from pipeline.datasets.ucf101 import listed_name
+from pipeline.results import sha256_of, write_text
 
 SUFFIXES = (
     *(".avi", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),

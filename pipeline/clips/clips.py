@@ -7,7 +7,7 @@ A clip is `length` consecutive stored frames of one video; clips of a video begi
     clip 1         x x x x x x           step 3
 
 Of a video of 25 fps, the frames stored at 10 fps are 2 and 3 apart in turn, and those at 15 fps 2, 1, 2 (resample() in
-decode.py). Clips that all begin at the same place of this rhythm teach a network the rhythm, and a baseline's speed is
+video.py). Clips that all begin at the same place of this rhythm teach a network the rhythm, and a baseline's speed is
 always too high, or always too low. A step that is neither even nor a multiple of three begins at each place in turn.
 
 The order of an epoch is a function of (seed, epoch) alone, whatever the number of loader workers, so a run can
@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import horizontal_flip, resize, resized_crop
 
-from pipeline.params import Above, AtLeast, Between
-from pipeline.video.shards import StoredVideo
+from pipeline.clips.shards import StoredVideo
+from pipeline.settings import Above, AtLeast, Between
 
 
 @dataclass(frozen=True)

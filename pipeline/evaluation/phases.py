@@ -5,6 +5,8 @@ What a phase at 10 fps costs at 25 fps, and what the phases before it gave, can 
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.clips.clips import Clips
+from pipeline.clips.shards import StoredVideo
 from pipeline.device import pick_device
 from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.intervals import GroupMeans
@@ -14,8 +16,6 @@ from pipeline.evaluation.score import EvaluateConfig, steps
 from pipeline.nets.ladder import Ladder
 from pipeline.training.losses import ssim
 from pipeline.training.model_card import ModelCard
-from pipeline.video.clips import Clips
-from pipeline.video.shards import StoredVideo
 
 
 def curriculum_matrix(
