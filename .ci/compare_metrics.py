@@ -6,29 +6,31 @@ On a CPU the same parameters give the same bytes on the same machine. Elsewhere,
 another order and training amplifies the difference. Measured on the default pipeline, one thread against two: PSNR
 0.03 dB, SSIM 0.001, L1 0.00006, loss 0.0003, top-1 0.05, top-5 0.13. The tolerances below leave room for other
 processors and are three to some ten times that; those of the metrics added since are set in proportion to how far they
-spread. What is not listed must be equal.
+spread. Those of the evaluation's metrics are in pipeline/evaluation/metrics.py. What is not listed must be equal.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
-TOLERANCES = {  # last metric name on the path, without _low and _high: largest absolute difference
-    "psnr": 0.4,  # dB
-    "psnr_moving": 0.6,
-    "ssim": 0.01,
-    "ssim_moving": 0.04,
-    "ms_ssim": 0.01,
-    "ms_ssim_moving": 0.03,
-    "l1": 0.001,
-    "l1_moving": 0.006,
-    "gradient_difference": 0.001,
-    "gradient_difference_moving": 0.004,
-    "lpips": 0.01,
-    "lpips_moving": 0.02,
-    "nyquist_ratio": 0.3,
-    "gradient_ratio": 0.05,
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pipeline.evaluation.baselines import BASELINES
+from pipeline.evaluation.metrics import METRICS, RATIOS
+
+
+def tolerances(of: Literal["model", "baseline"]) -> dict[str, float]:
+    """{metric, over the whole image and over moving pixels: how far it may lie off}"""
+    found = {name: getattr(ratio, of) for name, ratio in RATIOS.items()}
+    for name, metric in METRICS.items():
+        found[name], found[f"{name}_moving"] = getattr(metric, of)
+    return found
+
+
+# Last name on the path, without _low and _high: largest absolute difference.
+TRAINED = tolerances("model") | {
     "resembles": 0.6,  # dB
     "loss": 0.002,
     "train": 0.002,  # losses
@@ -43,26 +45,10 @@ TOLERANCES = {  # last metric name on the path, without _low and _high: largest 
 # Weights halfway through training, where the learning rate is still high: measured on lvln_warp's first phase, one
 # thread against two, PSNR 4.0 dB, SSIM 0.034. Those that training ends with are measured without this.
 HALFWAY = {"curriculum": 15}  # times the tolerances above
-BASELINES = {"copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle"}
-UNTRAINED = {  # of the baselines, which no training touches; flow follows the processor's rounding
-    "psnr": 0.05,
-    "psnr_moving": 0.1,
-    "ssim": 0.001,
-    "ssim_moving": 0.005,
-    "ms_ssim": 0.002,
-    "ms_ssim_moving": 0.01,
-    "l1": 0.0005,
-    "l1_moving": 0.002,
-    "gradient_difference": 0.0005,
-    "gradient_difference_moving": 0.002,
-    "lpips": 0.002,
-    "lpips_moving": 0.005,
-    "nyquist_ratio": 0.05,
-    "gradient_ratio": 0.02,
-    "loss": 0.001,
-}
+# Of the baselines, which no training touches; flow follows the processor's rounding.
+UNTRAINED = tolerances("baseline") | {"loss": 0.001}
 # Of moving pixels: as the videos' encoder and the JPEG decoder round.
-DATA = {"share": 0.002, "frames": 2, "frames_ssim": 2, "frames_ms_ssim": 2}
+DATA = {"share": 0.002, "frames": 2} | {f"frames_{name}": 2 for name, metric in METRICS.items() if metric.windowed}
 RELATIVE = {"bytes": 0.02}  # of the generated videos: another build of the encoder
 
 
@@ -78,11 +64,11 @@ def allowed(path: tuple[str, ...], value: object) -> float:
     """How far a number may lie from `value`."""
     if ("chance" in path and "gain" not in path) or not isinstance(value, (int, float)):
         return 0
-    tolerances = DATA if "data" in path else UNTRAINED if BASELINES & set(path) else TOLERANCES
+    limits = DATA if "data" in path else UNTRAINED if set(BASELINES) & set(path) else TRAINED
     for name in reversed(path):
         name = name.removesuffix("_low").removesuffix("_high")
-        if name in tolerances:
-            return tolerances[name] * (HALFWAY.get(path[0], 1) if tolerances is TOLERANCES else 1)
+        if name in limits:
+            return limits[name] * (HALFWAY.get(path[0], 1) if limits is TRAINED else 1)
         if name in RELATIVE:
             return RELATIVE[name] * value
     return 0

@@ -7,11 +7,24 @@ import json
 import sys
 from pathlib import Path
 
-MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
-BASELINES = ("copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
-CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-SHOWN = {"psnr": 2, "ssim": 4, "psnr_moving": 2, "gradient_ratio": 2, "nyquist_ratio": 2}  # digits
+from pipeline.evaluation.baselines import BASELINES
+from pipeline.evaluation.metrics import digits
+from pipeline.evaluation.score import COMPARED, WITH_INTERVALS
+from pipeline.probe.samples import CHOICES
+from pipeline.settings import read_params
+
+MODELS = tuple(read_params()["train"])
+TITLES = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "psnr_moving": "PSNR, moving",
+    "ssim_moving": "SSIM, moving",
+    "gradient_ratio": "gradient energy",
+    "nyquist_ratio": "Nyquist share",
+}
+OF_LEVERS = ("psnr", "ssim", "psnr_moving", "gradient_ratio", "nyquist_ratio")
 LEVERS = {  # runs of experiments/runs.yaml
     "as_it_is": "as it is",
     "residual": "adds a colour instead of moving pixels",
@@ -20,8 +33,8 @@ LEVERS = {  # runs of experiments/runs.yaml
     "cost_volume": "cost volume, radius 4",
     "batch_norm": "batch norm",
     "no_icnr": "no ICNR",
-    "no_observed_loss": "no loss on seeds",
-    "second_output": "second output, as the report's code (no loss on seeds)",
+    "no_context_loss": "no loss on context frames",
+    "off_by_one": "off by one, as the report's code (no loss on context frames)",
     "report_loss": "the report's loss",
     "laplacian": "Laplacian pyramid",
     "ms_ssim": "MS-SSIM, L1, gradient difference",
@@ -37,40 +50,37 @@ def read(name: str) -> dict:
     return json.loads(Path(name).read_text())
 
 
-def steps(values: dict[str, float], digits: int) -> str:
-    return " / ".join(f"{value:.{digits}f}" for value in values.values())
+def steps(row: dict[str, dict[str, float]], metric: str) -> str:
+    """A metric at every horizon step."""
+    return " / ".join(f"{value:.{digits(metric)}f}" for value in row[metric].values())
+
+
+def heading(*cells: str) -> list[str]:
+    return [f"| {' | '.join(cells)} |".replace("|  |", "| |"), "|---" * len(cells) + "|"]
 
 
 def predictors(folder: str, models: tuple[str, ...]) -> list[str]:
     """A Markdown table: the models, and the baselines on the clips of the last of them."""
-    lines = [
-        "| predictor | PSNR (dB) | SSIM | PSNR, moving | SSIM, moving | gradient energy | Nyquist share |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = heading("predictor", *TITLES.values())
     tables = {model: read(f"{folder}/evaluate_{model}.json") for model in models}
     rows = {model: table["model"] for model, table in tables.items()}
     rows |= {name: tables[models[-1]][name] for name in BASELINES}
     for name, row in rows.items():
-        cells = [steps(row["psnr"], 2), steps(row["ssim"], 3)]
-        cells += [steps(row["psnr_moving"], 2), steps(row["ssim_moving"], 3)]
-        cells += [steps(row["gradient_ratio"], 2), steps(row["nyquist_ratio"], 2)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(steps(row, metric) for metric in TITLES)} |")
     return lines
 
 
 def gains(folder: str, models: tuple[str, ...]) -> list[str]:
     """A Markdown table: models minus baselines, frame by frame, with intervals."""
-    lines = ["| | metric | 1 ahead | 2 ahead | 3 ahead |", "|---|---|---|---|---|"]
+    lines = heading("", "metric", "1 ahead", "2 ahead", "3 ahead")
     for model in models:
         table = read(f"{folder}/evaluate_{model}.json")
-        for name in ("copy_last", "constant_velocity", "half_velocity"):
+        for name in COMPARED:
             row = table[f"model_over_{name}"]
-            for metric, digits in (("psnr", 2), ("ssim", 4), ("psnr_moving", 2), ("ssim_moving", 4)):
-                cells = [
-                    f"{row[metric][k]:+.{digits}f} [{row[metric + '_low'][k]:+.{digits}f}, "
-                    f"{row[metric + '_high'][k]:+.{digits}f}]"
-                    for k in row[metric]
-                ]
+            for metric in WITH_INTERVALS:
+                found = zip(*(row[metric + end].values() for end in ("", "_low", "_high")), strict=True)
+                number = f"{{:+.{digits(metric)}f}}"
+                cells = (f"{number} [{number}, {number}]".format(*values) for values in found)
                 lines.append(f"| {model} − {name} | {metric} | {' | '.join(cells)} |")
     return lines
 
@@ -89,19 +99,17 @@ def gain(row: dict[str, float]) -> str:
 
 def probes(folder: str) -> list[str]:
     """Two Markdown tables: every choice beside the controls of its own, and the controls that all share."""
-    lines = [
-        "| features | numbers | probe | untrained | one frame | shuffled | probe − encoder | probe − untrained |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    titles = ("probe", "untrained", "one frame", "shuffled", "probe − encoder", "probe − untrained")
+    lines = heading("features", "dimensions", *titles)
     for choice in CHOICES:
         table = read(f"{folder}/probe_{choice}.json")
-        controls = [share(table["controls"][name]) for name in ("untrained", "still", "shuffled")]
-        cells = [f"{table['data']['numbers']:,}", share(table["probe"]), *controls]
+        cells = [f"{table['data']['dimensions']:,}", share(table["probe"])]
+        cells += [share(table["controls"][name]) for name in ("untrained", "still", "shuffled")]
         cells += [gain(table["gain"][name]) for name in ("encoder", "untrained")]
         lines.append(f"| {choice} | {' | '.join(cells)} |")
     common = read(f"{folder}/controls.json")
     names = ("encoder", "conv1", "layer1", "layer2", "layer3", "layer4", "chance")
-    lines += ["", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += ["", *heading("", *names)]
     lines.append(f"| top-1 (%) | {' | '.join(share(common[name]) for name in names)} |")
     return lines
 
@@ -127,20 +135,17 @@ def real_data() -> list[str]:
 
 
 def levers() -> list[str]:
-    lines = [
-        "| lever | run | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share "
-        "| first prediction is most like frame |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    titles = (TITLES[metric] for metric in OF_LEVERS)
+    lines = heading("lever", "run", *titles, "first prediction is most like frame")
+    runs = read("metrics/experiments/lvln_warp.json")
     for run, name in LEVERS.items():
-        file = f"metrics/experiments/lvln_warp_{run}.json"
-        if not Path(file).exists():
+        if run not in runs:
             lines.append(f"| {name} | `{run}` | not measured | | | | | |")
             continue
-        found, cells = read(file), []
-        for metric, digits in SHOWN.items():
+        found, cells = runs[run], []
+        for metric in OF_LEVERS:
             spread = max(found["model"][f"{metric}_std"].values())
-            cells.append(f"{steps(found['model'][metric], digits)} ± {spread:.{digits}f}")
+            cells.append(f"{steps(found['model'], metric)} ± {spread:.{digits(metric)}f}")
         lines.append(f"| {name} | `{run}` | {' | '.join(cells)} | {', '.join(sorted(found['like']))} |")
     return lines
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.nets.ladder import Ladder
-from pipeline.settings import from_dict
+from pipeline.settings import from_dict, overlay
 from pipeline.training.config import TrainConfig
 
-PLAIN_CLIPS = {"stride": 1, "reverse": False, "flip": False, "crop": 1.0}  # nothing varied
 FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1), "lvln_warp": (3, 3)}  # in, predicted
 
 CHOICES = {  # of the networks
@@ -29,28 +29,28 @@ def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int) -> No
     parser.add_argument("--channels", type=int, default=channels, help="of a branch; 64 in the report")
 
 
-def make_config(case: argparse.Namespace, *, hardware: dict[str, object], **changes: object) -> TrainConfig:
+def make_config(case: argparse.Namespace, **changes: object) -> TrainConfig:
     """The report's setting of a model, at the case's (add_case) size, batch and channels."""
     model = case.model
     height, width = map(int, case.size.split("x"))
-    seeds, horizon = FRAMES[model]
-    net = {"width": case.channels} | CHOICES.get(model, {"upsample": "pixel_shuffle"})
+    context, horizon = FRAMES[model]
     settings = {
         "seed": 0,
-        "net": net,
+        "net": {"width": case.channels} | CHOICES.get(model, {"upsample": "pixel_shuffle"}),
         "height": height,
         "width": width,
         "encoder": "random",
-        "seeds": seeds,
+        "context": context,
         "horizon": horizon,
-        "feeding": "first_output",
+        "off_by_one": False,
         "clip_feedback": True,
-        "observed_loss": 0.0,
-        "sampling": {"own_seeds": 0.0, "true_frames": 0.0, "steps": 0},
-        "clips": {"step": 1, "fraction": 1.0, "overfit": 0, "workers": 0, "jpeg_decoder": "cpu", **PLAIN_CLIPS},
+        "context_loss": 0.0,
+        "sampling": {},
+        "clips": {"spacing": 1, "fraction": 1.0, "overfit": 0},
+        "augmentation": {"max_stride": 1, "reverse": False, "flip": False, "crop": 1.0},
         "curriculum": [{"fps": 10, "epochs": 1}],
         "batch": case.batch,
-        "loss": {"dssim": 0.6, "l1": 0.3, "l2": 0.1, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0},
+        "loss": {"dssim": 0.6, "l1": 0.3, "l2": 0.1},
         "optimizer": {
             "kind": "adamw",
             "lr": 3e-4,
@@ -60,11 +60,26 @@ def make_config(case: argparse.Namespace, *, hardware: dict[str, object], **chan
             "ema": 0.0,
         },
         "early_stopping": {"patience": 0, "validation_clips": 64},
-        "hardware": {"device": "auto", "devices": 1, "nodes": 1, "strategy": "auto", **hardware},
+    }
+    overlay(settings, changes)
+    return from_dict(settings, TrainConfig, where=f"train.{model}")
+
+
+def hardware(**changes: object) -> HardwareConfig:
+    """What the machine has, by `auto`; no loader process, and a state that is hardly ever saved."""
+    settings = {
+        "device": "auto",
+        "devices": 1,
+        "nodes": 1,
+        "strategy": "auto",
+        "precision": "auto",
+        "compile": "auto",
+        "workers": 0,
+        "jpeg_decoder": "cpu",
         "checkpoint_minutes": 1000.0,
         "wandb": "disabled",
     }
-    return from_dict({**settings, **changes}, TrainConfig, where=f"train.{model}")
+    return from_dict(settings | changes, HardwareConfig, where="hardware")
 
 
 def make_net(model: str, config: TrainConfig) -> Ladder:

@@ -28,13 +28,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import imageio_ffmpeg
-from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
 
 from benchmarks.measure import Cost, cost_of_children, environment, report
 from pipeline.clips.shards import RATES
+from pipeline.datasets.lists import read_split
 from pipeline.datasets.source import SourceConfig, fetch
-from pipeline.datasets.ucf101 import read_split
-from pipeline.settings import load_section
+from pipeline.settings import from_dict, overlay
+from stages.preset import with_preset
 
 PROJECT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 128, 160
@@ -112,13 +113,13 @@ def link_all(root: Path, linked: Path, *, count: int) -> Path:
 
 def make_project(folder: Path, root: Path, **decode: object) -> Path:
     """A working folder in which `python -m stages.decode` finds the videos of `root` as stage fetch leaves them."""
-    params = folder / "params.yaml"
-    params.write_text((PROJECT / "presets" / "ucf101.yaml").read_text())
-    with modify_yaml(params) as tree:
-        tree["source"]["kind"] = "folder"
-        tree["source"]["folder"] = {"root": str(root / "UCF-101"), "lists": str(root / "ucfTrainTestlist")}
-        tree["decode"] |= decode
-    fetch(load_section(params, "source", SourceConfig), folder / "data" / "raw", downloads=folder)
+    tree = with_preset(PROJECT / "presets" / "ucf101.yaml", PROJECT / "params.yaml")
+    videos = {"root": str(root / "UCF-101"), "lists": str(root / "ucfTrainTestlist")}
+    overlay(tree, {"source": {"kind": "folder", "folder": videos}, "decode": decode})
+    with (folder / "params.yaml").open("w") as params:
+        YAML().dump(tree, params)
+    source = from_dict(tree["source"], SourceConfig, where="source")
+    fetch(source, folder / "data" / "raw", downloads=folder)
     return folder
 
 

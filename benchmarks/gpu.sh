@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # Everything about training speed that needs a GPU, in one call of under eight minutes.
 #
-#     benchmarks/gpu.sh [SHARDS] [OUT]
+#     benchmarks/gpu.sh [SHARDS] [OUT] [WHEELS]
 #
 # SHARDS: a folder with train-*.tar and validation-*.tar of 128×160 frames; without it, or if it is "", they are
-# generated. OUT: where results.jsonl (a line a measurement) and the logs go; runs/gpu by default. Runs from a plain
-# checkout: Python with torch, torchvision and lightning is all it needs.
+# generated. OUT: where results.jsonl (a line a measurement) and the logs go; runs/gpu by default. WHEELS: a folder of
+# wheels to unpack first, for a machine without network. Runs from a plain checkout: Python with torch, torchvision,
+# lightning and pydantic is all it needs.
 set -uo pipefail
-shards=${1:+$(realpath "$1")} out=$(realpath -m "${2:-$(dirname "$0")/../runs/gpu}")
+shards=${1:+$(realpath "$1")} out=$(realpath -m "${2:-$(dirname "$0")/../runs/gpu}") wheels=${3:+$(realpath "$3")}
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
 python=${PYTHON:-python3}
+if [ -n "$wheels" ]; then
+    "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$out/packages" "$wheels"/*.whl || exit 1
+    export PYTHONPATH="$out/packages${PYTHONPATH:+:$PYTHONPATH}"
+fi
 "$python" -c 'import torch; raise SystemExit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh: torch sees no GPU")' || exit 1
 export TORCHINDUCTOR_CACHE_DIR="$out/compiled"  # one compilation serves every process of this call
 started=$SECONDS

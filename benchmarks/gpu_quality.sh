@@ -6,7 +6,7 @@
 # SHARDS: the decode stage's shards at 10 fps (data/shards/10), of 64×96 pixels or more. OUT: where
 # evaluate_<model>.json, the model files, pictures and logs go; runs/gpu_quality by default. ENCODER: path of a ResNet-18
 # state dict; without it the encoder is random. WHEELS: a folder of wheels to unpack first, for a machine without
-# network. Runs from a plain checkout: needs Python with torch, torchvision, lightning and safetensors;
+# network. Runs from a plain checkout: needs Python with torch, torchvision, lightning, pydantic and safetensors;
 # opencv-python-headless for the flow baselines, matplotlib and pillow for the pictures. What is absent is said to be.
 # In the environment: MINUTES (4) a model, SIZE (64x96) of the frames, CPU=1 to try it without a GPU.
 set -uo pipefail

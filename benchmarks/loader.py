@@ -18,7 +18,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.measure import environment, report
-from pipeline.clips.clips import Clips, EpochOrder, decode_jpegs, load, load_encoded
+from pipeline.clips.batches import EpochOrder, load, load_encoded
+from pipeline.clips.clips import Clips, decode_jpegs
 from pipeline.clips.shards import open_videos
 
 LENGTH, BATCH = 6, 16
@@ -46,7 +47,7 @@ def measure(shards: Path, batches: int) -> None:
     """Prints the figures."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    clips = Clips(open_videos(shards, "train"), length=LENGTH, step=1)
+    clips = Clips(open_videos(shards, "train"), length=LENGTH, spacing=1)
     order = EpochOrder(len(clips), BATCH)
     batches = min(batches, len(order)) // TURN * TURN
     if not batches:

@@ -8,17 +8,18 @@ runs here but the encoder's ResNet-18, which is torchvision's; weights are copie
 Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.images import K1, K2, SIGMA, WINDOW
 from pipeline.nets.blocks import ConvGRU, LocationConv
 from pipeline.nets.encoder import MEAN, STD
 from pipeline.nets.ladder import Ladder
 from pipeline.training.config import TrainConfig
-from pipeline.training.losses import K1, K2, SIGMA, WINDOW, LossConfig
 from pipeline.variants.full_res import FullRes
 
 MODELS = ("lvln", "one_frame", "full_res")  # that have a plain form here
@@ -121,24 +122,23 @@ class PlainNet(nn.Module):
 
 def plain_losses(net: PlainNet, clips: Tensor, config: TrainConfig, *, decode_all: bool = True) -> Tensor:
     """Clips uint8 (B, T, 3, H, W), stored at the model's size -> the loss of every predicted frame (B, horizon). Every
-    output is decoded, as in the report's code, those before the last seed too, which nothing uses; decode_all=False
-    leaves these out."""
-    clips, seeds = clips.float() / 255, config.seeds
+    output is decoded, as in the report's code, those before the last context frame too, which nothing uses;
+    decode_all=False leaves these out."""
+    clips, context = clips.float() / 255, config.context
     outputs, states = [], None
-    for t in range(seeds + config.horizon - 1):
-        frame = clips[:, t] if t < seeds else outputs[-1].clamp(0, 1) if config.clip_feedback else outputs[-1]
-        output, states = net(frame, states, decoded=decode_all or t >= seeds - 1)
+    for t in range(context + config.horizon - 1):
+        frame = clips[:, t] if t < context else outputs[-1].clamp(0, 1) if config.clip_feedback else outputs[-1]
+        output, states = net(frame, states, decoded=decode_all or t >= context - 1)
         outputs.append(output)
-    pairs = zip(outputs[seeds - 1 :], clips[:, seeds:].unbind(1), strict=True)
+    pairs = zip(outputs[context - 1 :], clips[:, context:].unbind(1), strict=True)
     return torch.stack([plain_loss(output, target, config.loss) for output, target in pairs], 1)
 
 
-def plain_loss(a: Tensor, b: Tensor, weights: LossConfig) -> Tensor:
+def plain_loss(a: Tensor, b: Tensor, weights: Mapping[str, float]) -> Tensor:
     """Images (B, 3, H, W) -> weighted mean of (1 − SSIM) / 2, L1 and L2, (B,)."""
-    total = weights.dssim + weights.l1 + weights.l2
-    terms = weights.dssim * (1 - plain_ssim(a, b)) / 2
-    terms = terms + weights.l1 * (a - b).abs().mean((1, 2, 3)) + weights.l2 * (a - b).square().mean((1, 2, 3))
-    return terms / total
+    terms = weights["dssim"] * (1 - plain_ssim(a, b)) / 2
+    terms = terms + weights["l1"] * (a - b).abs().mean((1, 2, 3)) + weights["l2"] * (a - b).square().mean((1, 2, 3))
+    return terms / (weights["dssim"] + weights["l1"] + weights["l2"])
 
 
 def plain_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -14,23 +14,25 @@ import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
 
-from benchmarks.cases import PLAIN_CLIPS, add_case, make_config
+from benchmarks.cases import add_case, hardware, make_config
 from benchmarks.measure import device_name, environment
-from pipeline.clips.clips import EpochOrder
+from pipeline.clips.batches import EpochOrder, batches
 from pipeline.clips.shards import names_digest, open_videos
 from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, score
+from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.results import write_metrics
 from pipeline.training.config import Phase, TrainConfig
-from pipeline.training.hardware import make_fabric
-from pipeline.training.loop import batches, phase_clips, train, varied_batches
+from pipeline.training.devices import make_fabric
+from pipeline.training.loop import phase_clips, train, varied_batches
 from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
 
@@ -40,7 +42,7 @@ SCORED_VIDEOS = 100  # of the test split, evenly over it: so many are scored in 
 EVALUATION = EvaluateConfig(
     fps=FPS,
     horizon=3,
-    step=7,
+    spacing=7,
     batch=32,
     moving_threshold=0.1,
     lpips=None,
@@ -48,7 +50,6 @@ EVALUATION = EvaluateConfig(
     seed=0,
     curriculum_clips=1,
     pictures=4,
-    device="auto",
 )
 
 
@@ -63,12 +64,12 @@ def main() -> None:
     add_case(parser, size="64x96", channels=64 if on_gpu else 16)
     given = parser.parse_args()
     started = time.perf_counter()
-    config = settings(given)
-    fabric = make_fabric(config.hardware, key="hardware", height=config.height, width=config.width)
+    config, machine = settings(given), hardware(workers=given.workers)
+    fabric = make_fabric(machine, height=config.height, width=config.width)
     torch.manual_seed(config.seed)
     net = build_net(given.model, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)
-    cost = measure(fabric, net, config, given.shards)
+    cost = measure(fabric, net, config, machine, given.shards)
     left = given.minutes * 60 - (time.perf_counter() - started) - cost.first  # which compiles once more
     config = fit(config, cost, seconds=left)
 
@@ -77,13 +78,13 @@ def main() -> None:
     load_weights(net.encoder, config.encoder)
     run = given.out / f"run_{given.model}"
     shutil.rmtree(run, ignore_errors=True)  # every call trains anew
-    record, _ = train(fabric, net, config, {FPS: given.shards}, name=given.model, run=run)
+    record, _ = train(fabric, net, config, machine, {FPS: given.shards}, name=given.model, run=run)
     trained = time.perf_counter() - started
     videos = open_videos(given.shards, "test")
-    card = config.card(given.model, encoder, held_back=names_digest(videos))
+    card = config.card(given.model, encoder, test_digest=names_digest(videos))
     save_model(given.out / f"{given.model}.safetensors", net, card)
     videos = videos[:: -(-len(videos) // SCORED_VIDEOS)]
-    table, pictures = score(net, card, videos, EVALUATION)
+    table, pictures = score(net, card, videos, EVALUATION, device=fabric.device)
     table["made"] = {
         "minutes": trained / 60,
         "steps": record.step,
@@ -103,16 +104,18 @@ def main() -> None:
 
 def settings(given: argparse.Namespace) -> TrainConfig:
     """The case's, with what presets/ucf101.yaml has beyond it for lvln_warp."""
-    changes: dict[str, object] = {"encoder": given.encoder}
-    varied = PLAIN_CLIPS
+    changes: dict[str, object] = {
+        "encoder": given.encoder,
+        "clips": {"spacing": 3},
+        "optimizer": {"lr": 5e-4, "warmup_steps": 200},
+    }
     if given.model == "lvln_warp":
-        varied = PLAIN_CLIPS | {"reverse": True, "flip": True}
-        loss = {"dssim": 0.4, "l1": 0.6, "l2": 0.0, "ms_dssim": 0.0, "laplacian": 0.0, "gradient": 0.0}
-        changes |= {"observed_loss": 0.5, "loss": loss}
-    clips = {"step": 3, "fraction": 1.0, "overfit": 0, "workers": given.workers, "jpeg_decoder": "cpu", **varied}
-    optimizer = {"kind": "adamw", "lr": 5e-4, "weight_decay": 0.01, "warmup_steps": 200, "clip_norm": 1.0, "ema": 0.0}
-    hardware = {"precision": "auto", "compile": "auto"}
-    return make_config(given, hardware=hardware, clips=clips, optimizer=optimizer, **changes)
+        changes |= {
+            "context_loss": 0.5,
+            "augmentation": {"reverse": True, "flip": True},
+            "loss": {"dssim": 0.4, "l1": 0.6, "l2": 0.0},
+        }
+    return make_config(given, **changes)
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,14 @@ class Cost:
     clips: int
 
 
-def measure(fabric: Fabric, net: torch.nn.Module, config: TrainConfig, shards: Path) -> Cost:
+def measure(fabric: Fabric, net: torch.nn.Module, config: TrainConfig, machine: HardwareConfig, shards: Path) -> Cost:
     """As the training loop does it. Trains `net` a little."""
     clips, held_back = phase_clips(config, shards)
     begun = time.perf_counter()
-    step = Step(fabric, net, config)
+    step = Step(fabric, net, config, compile=machine.compile)
     epochs = (EpochOrder(len(clips), config.batch, epoch=epoch) for epoch in count())
-    endless = (batch for order in epochs for batch in varied_batches(clips, order, config, fabric.device, epoch=0))
+    varied = partial(varied_batches, clips, config=config, hardware=machine, device=fabric.device, epoch=0)
+    endless = (batch for order in epochs for batch in varied(order))
     marks = []
     for number, batch in enumerate(islice(endless, 2 * TIMED), start=1):
         values = step(batch, lr=1e-6, clips_of_all=len(batch))
@@ -141,9 +145,9 @@ def measure(fabric: Fabric, net: torch.nn.Module, config: TrainConfig, shards: P
             marks.append(time.perf_counter())
     endless.close()
     before = time.perf_counter()
-    for batch in batches(held_back, EpochOrder(len(held_back), config.batch), config.clips, fabric.device):
+    for batch in batches(held_back, EpochOrder(len(held_back), config.batch), machine, fabric.device):
         float(step.evaluate(batch).sum())
-    next(varied_batches(clips, EpochOrder(len(clips), config.batch), config, fabric.device, epoch=0))  # starts workers
+    next(varied(EpochOrder(len(clips), config.batch)))  # starts workers
     net.encoder.fuse(None)
     return Cost(marks[0] - begun, (marks[1] - marks[0]) / TIMED, time.perf_counter() - before, len(clips))
 

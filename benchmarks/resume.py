@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import PLAIN_CLIPS, add_case, make_config, make_net
+from benchmarks.cases import add_case, hardware, make_config, make_net
 from benchmarks.measure import device_name, environment, report
-from pipeline.training.hardware import make_fabric
+from pipeline.training.devices import make_fabric
 from pipeline.training.loop import STATE, train
 
 
@@ -43,23 +43,11 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains and prints what came out as one line."""
-    config = make_config(
-        arguments,
-        hardware={"precision": "auto", "compile": "auto"},
-        clips={
-            "step": 1,
-            "fraction": 1.0,
-            "overfit": arguments.clips,
-            "workers": 2,
-            "jpeg_decoder": "cpu",
-            **PLAIN_CLIPS,
-        },
-        curriculum=[{"fps": 10, "epochs": 2}],
-        checkpoint_minutes=1 / 60,
-    )
-    fabric = make_fabric(config.hardware, key="hardware", height=config.height, width=config.width)
+    config = make_config(arguments, clips={"overfit": arguments.clips}, curriculum=[{"fps": 10, "epochs": 2}])
+    machine = hardware(workers=2, checkpoint_minutes=1 / 60)
+    fabric = make_fabric(machine, height=config.height, width=config.width)
     net = make_net(arguments.model, config)
-    record, _ = train(fabric, net, config, {10: arguments.shards}, name=arguments.model, run=arguments.run)
+    record, _ = train(fabric, net, config, machine, {10: arguments.shards}, name=arguments.model, run=arguments.run)
     digest = hashlib.sha256()
     for tensor in net.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

@@ -23,16 +23,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import add_case, make_config, make_net, moving_textures
+from benchmarks.cases import add_case, hardware, make_config, make_net, moving_textures
 from benchmarks.measure import device_name, environment, peak_memory_gib, report
 from benchmarks.plain import MODELS as PLAIN_MODELS
 from benchmarks.plain import PlainNet, plain_losses
-from pipeline.clips.clips import Clips, EpochOrder
+from pipeline.clips.batches import EpochOrder, batches
+from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
+from pipeline.hardware import HardwareConfig
 from pipeline.training.config import TrainConfig
-from pipeline.training.hardware import make_fabric
-from pipeline.training.loop import batches
-from pipeline.training.step import Readings, Routine, Step
+from pipeline.training.devices import make_fabric
+from pipeline.training.step import DelayedMetrics, RolloutLoss, Step
 
 COMPARED = 10  # steps whose losses are compared
 
@@ -52,21 +53,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.model not in PLAIN_MODELS:
         parser.error(f"{arguments.model} has no plain form to be measured against; {', '.join(PLAIN_MODELS)} have")
-    config = make_config(
-        arguments,
-        hardware={
-            "device": arguments.device,
-            "precision": arguments.precision,
-            "compile": {"true": True, "false": False}.get(arguments.compile, "auto"),
-        },
+    machine = hardware(
+        device=arguments.device,
+        precision=arguments.precision,
+        compile={"true": True, "false": False}.get(arguments.compile, "auto"),
+        workers=arguments.workers,
     )
-    measure(arguments, config)
+    measure(arguments, make_config(arguments), machine)
 
 
-def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
+def measure(arguments: argparse.Namespace, config: TrainConfig, machine: HardwareConfig) -> None:
     """Prints the figures."""
-    fabric = make_fabric(config.hardware, key="hardware", height=config.height, width=config.width)
-    device, frames = fabric.device, config.seeds + config.horizon
+    fabric = make_fabric(machine, height=config.height, width=config.width)
+    device, frames = fabric.device, config.context + config.horizon
     size = {"height": config.height, "width": config.width}
     net = make_net(arguments.model, config)
     plain = PlainNet(net)  # stays on the CPU until the fast form's memory has been read
@@ -74,7 +73,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
     # Laid out as the loader's batches are: a compiled step is compiled for one layout.
     pool = [clips.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3).to(device) for clips in pool]
 
-    step = Step(fabric, net, config)
+    step = Step(fabric, net, config, compile=machine.compile)
     fast = _Timed(lambda clips: step(clips, lr=config.optimizer.lr, clips_of_all=config.batch), device)
     first, losses = fast.run(pool, 1)
     if arguments.compile_only:
@@ -102,7 +101,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
             **size,
             "batch": config.batch,
             "channels": arguments.channels,
-            "seeds": config.seeds,
+            "context": config.context,
             "horizon": config.horizon,
             "precision": fabric.strategy.precision.precision,
             "compiled": step.compiled,
@@ -127,7 +126,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig) -> None:
     if theirs_tf32:
         figures["ratio_to_plain_with_tf32"] = statistics.median(theirs_tf32) / seconds
     if arguments.shards:
-        figures["from_shards"] = measure_shards(arguments, config, fast, pool)
+        figures["from_shards"] = measure_shards(arguments, config, machine, fast, pool)
     report(figures)
 
 
@@ -142,14 +141,14 @@ class _Timed:
         return self.feed(pool[(at + i) % len(pool)] for i in range(steps))
 
     def feed(self, source: Iterable[Tensor]) -> tuple[float, list[float]]:
-        readings, losses = Readings(self.device), []
+        metrics, losses = DelayedMetrics(self.device), []
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
         for i, clips in enumerate(source):
-            readings.add(i, self.step(clips))
-            losses += [values[0] for _, values in readings.due()]
-        losses += [values[0] for _, values in readings.due(everything=True)]
+            metrics.add(i, self.step(clips))
+            losses += [values[0] for _, values in metrics.due()]
+        losses += [values[0] for _, values in metrics.due(everything=True)]
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start, losses
@@ -179,10 +178,10 @@ def flops_of_a_clip(model: str, config: TrainConfig) -> dict[str, int]:
     convolutions of the zero state and layer4 of frames that are not decoded; plain: the plain form's."""
     net = make_net(model, config)
     plain = PlainNet(net)
-    clips = moving_textures(1, config.seeds + config.horizon, height=config.height, width=config.width, seed=0)
+    clips = moving_textures(1, config.context + config.horizon, height=config.height, width=config.width, seed=0)
     return {
         "model": _counted(lambda: plain_losses(plain, clips, config, decode_all=False)),
-        "executed": _counted(lambda: Routine(net, config)(clips)),
+        "executed": _counted(lambda: RolloutLoss(net, config)(clips)),
         "plain": _counted(lambda: plain_losses(plain, clips, config)),
     }
 
@@ -211,20 +210,19 @@ def matrix_rate(device: torch.device, precision: str) -> tuple[float, str]:
 
 
 def measure_shards(
-    arguments: argparse.Namespace, config: TrainConfig, fast: _Timed, pool: list[Tensor]
+    arguments: argparse.Namespace, config: TrainConfig, machine: HardwareConfig, fast: _Timed, pool: list[Tensor]
 ) -> dict[str, object]:
     """Clips a second of the step fed by the loader, and by clips that are on the device already, in turns."""
-    clips = Clips(open_videos(arguments.shards, "train"), length=config.seeds + config.horizon, step=1)
+    clips = Clips(open_videos(arguments.shards, "train"), length=config.context + config.horizon, spacing=1)
     found: dict[str, object] = {}
     for decoder in ("cpu", "device") if fast.device.type == "cuda" else ("cpu",):
-        loader = replace(config.clips, workers=arguments.workers, jpeg_decoder=decoder)
         loaded, synthetic = [], []
         try:
             for epoch in range(arguments.turns):
                 order = EpochOrder(len(clips), config.batch, epoch=epoch)
                 if order.sizes.count(config.batch) < arguments.steps + 3:
                     raise SystemExit(f"{arguments.shards}: {len(clips)} clips are too few for {arguments.steps} steps")
-                source = batches(clips, order, loader, fast.device)
+                source = batches(clips, order, replace(machine, jpeg_decoder=decoder), fast.device)
                 fast.feed(islice(source, 3))  # the workers have started; frames of another size are compiled for
                 loaded.append(fast.feed(islice(source, arguments.steps))[0])
                 source.close()
@@ -236,7 +234,7 @@ def measure_shards(
             "clips_per_s": config.batch * arguments.steps / statistics.median(loaded),
             "ratio_to_synthetic": statistics.median(synthetic) / statistics.median(loaded),
         }
-    return {"workers": arguments.workers, "jpeg_decoder": found}
+    return {"workers": machine.workers, "jpeg_decoder": found}
 
 
 if __name__ == "__main__":

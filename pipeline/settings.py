@@ -1,22 +1,34 @@
-"""A section of params.yaml -> a strict, frozen dataclass.
+"""params.yaml -> strict, frozen dataclasses.
 
-Every stage owns one section. The dataclass that describes it lives beside the code that uses it; this module
-only reads and checks. Fields are plain types, Literal choices, tuples, other dataclasses, or
-Annotated[type, bound] with the bounds below. All problems of a section are reported together, each with its
-dotted key, its value and what is allowed.
+Every stage owns one section of the file. The dataclass that describes it lives beside the code that uses it and is made
+with `section`: pydantic checks every field against its type and bounds, and refuses unknown and missing keys. All
+problems of a section are reported together, each with its dotted key, its value and what is allowed.
 
 The file is read as YAML 1.2, in which 1e-05 (what `dvc exp run -S lr=1e-5` writes) is a number.
 """
 
 import dataclasses
-import math
-import types
-from collections.abc import Iterator
+import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-MODELS = ("lvln", "one_frame", "full_res", "lvln_warp")
-SECTIONS = ("source", "decode", "train", "evaluate", "features", "probe")
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+SECTIONS = ("source", "decode", "train", "evaluate", "features", "probe", "hardware")
+
+section = partial(dataclass, frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
+Pixels = Annotated[int, Field(gt=0, multiple_of=32)]  # the encoder halves five times
+Rate = Literal[25, 15, 10]  # frames per second that are stored
 
 _COPIES = Path(".dvc", "tmp", "exps")  # where `dvc exp run --temp` and `--queue` run, in copies of the repository
 
@@ -27,101 +39,26 @@ class ParamsError(ValueError):
     """The parameter file is not what the stage needs."""
 
 
-def given_path(text: str) -> Path:
-    """A path that params.yaml gives: `~` is the home folder, and a relative path is relative to the repository.
+def load_section(name: str, into: type[T], *, path: str | Path = "params.yaml") -> T:
+    """Reads the section `name` (dotted, as "train.lvln") of the YAML file at `path` into the dataclass `into`.
 
-    DVC runs `--temp` and `--queue` in a copy without the files that git ignores; there too it refers to the original.
+    Raises ParamsError for a missing or unreadable file, an unknown top-level section, and any unknown key, missing key,
+    wrong type or value out of range, naming each.
     """
-    path, here = Path(text).expanduser(), Path.cwd()
-    copies = [folder for folder in here.parents if folder.parts[-len(_COPIES.parts) :] == _COPIES.parts]
-    return copies[-1].parents[len(_COPIES.parts) - 1] / path if copies else path
+    tree = read_params(path)
+    for depth, key in enumerate(keys := name.split("."), start=1):
+        if not isinstance(tree, dict) or key not in tree:
+            raise ParamsError(f"{path}: section {'.'.join(keys[:depth])} is missing")
+        tree = tree[key]
+    return from_dict(tree, into, where=name, source=str(path))
 
 
-@dataclasses.dataclass(frozen=True)
-class AtLeast:
-    """Bound: value ≥ low."""
-
-    low: float
-
-    def allows(self, value: float) -> bool:
-        return value >= self.low
-
-    def __str__(self) -> str:
-        return f"at least {self.low}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Above:
-    """Bound: value > low."""
-
-    low: float
-
-    def allows(self, value: float) -> bool:
-        return value > self.low
-
-    def __str__(self) -> str:
-        return f"above {self.low}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Below:
-    """Bound: value < high."""
-
-    high: float
-
-    def allows(self, value: float) -> bool:
-        return value < self.high
-
-    def __str__(self) -> str:
-        return f"below {self.high}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Between:
-    """Bound: low ≤ value ≤ high."""
-
-    low: float
-    high: float
-
-    def allows(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"from {self.low} to {self.high}"
-
-
-@dataclasses.dataclass(frozen=True)
-class MultipleOf:
-    """Bound: a positive multiple of step."""
-
-    step: int
-
-    def allows(self, value: int) -> bool:
-        return value > 0 and value % self.step == 0
-
-    def __str__(self) -> str:
-        return f"a positive multiple of {self.step}"
-
-
-def load_section(path: str | Path, section: str, into: type[T]) -> T:
-    """Reads `section` (dotted, e.g. "train.lvln") of the YAML file at `path` into the dataclass `into`.
-
-    Raises ParamsError for a missing or unreadable file, an unknown top-level section, and any unknown key,
-    missing key, wrong type or value out of range, naming each.
-    """
+def read_params(path: str | Path = "params.yaml") -> dict[str, Any]:
+    """All sections as plain dicts and lists; ParamsError as in load_section."""
     tree = read_yaml(path)
-    for where, found, allowed in (("", tree, SECTIONS), ("train.", tree.get("train"), MODELS)):
-        unknown = [f"{where}{key}" for key in found or () if key not in allowed]
-        if unknown:
-            raise ParamsError(f"{path}: unknown section {', '.join(unknown)}; allowed: {', '.join(allowed)}")
-    node: Any = tree
-    walked: list[str] = []
-    for key in section.split("."):
-        walked.append(key)
-        if not isinstance(node, dict) or key not in node:
-            raise ParamsError(f"{path}: section {'.'.join(walked)} is missing")
-        node = node[key]
-    return from_dict(node, into, where=section, source=str(path))
+    if unknown := [key for key in tree if key not in SECTIONS]:
+        raise ParamsError(f"{path}: unknown section {', '.join(unknown)}; allowed: {', '.join(SECTIONS)}")
+    return tree
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -137,97 +74,92 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ParamsError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ParamsError(f"{path}: holds {_show(tree)}, expected a mapping of sections {', '.join(SECTIONS)}")
+        raise ParamsError(f"{path}: holds {_show(tree)}, expected a mapping")
     return tree
+
+
+def overlay(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Lays changes over the tree, in place: mappings are merged, anything else is replaced, as `dvc exp run -S` does.
+    What is no key of a section is found when the section is read."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            overlay(tree[key], value)
+        else:
+            tree[key] = value
 
 
 def from_dict(node: Any, into: type[T], *, where: str, source: str = "params") -> T:
     """Builds the dataclass `into` from plain dicts and lists; `where` is the dotted key for error messages."""
-    problems: list[str] = []
-    value = _convert(node, into, where, problems)
-    if problems:
-        raise ParamsError(f"{source}:\n  " + "\n  ".join(problems))
-    return value
+    try:
+        # As JSON, since in its strict form a list is a list whatever Python's type for it.
+        return TypeAdapter(into).validate_json(json.dumps(node, default=str))
+    except ValidationError as error:
+        problems = [_problem(each, into, where) for each in error.errors()]
+        raise ParamsError(f"{source}:\n  " + "\n  ".join(problems)) from None
 
 
-def _convert(node: Any, kind: Any, where: str, problems: list[str]) -> Any:
+def given_path(text: str) -> Path:
+    """A path that params.yaml gives: `~` is the home folder, and a relative path is relative to the repository.
+
+    DVC runs `--temp` and `--queue` in a copy without the files that git ignores; there too it refers to the original.
+    """
+    path, here = Path(text).expanduser(), Path.cwd()
+    copies = [folder for folder in here.parents if folder.parts[-len(_COPIES.parts) :] == _COPIES.parts]
+    return copies[-1].parents[len(_COPIES.parts) - 1] / path if copies else path
+
+
+def _problem(error: Mapping[str, Any], into: type, where: str) -> str:
+    """One of pydantic's errors in our words."""
+    key, kind, value = ".".join([where, *map(str, error["loc"])]), error["type"], _show(error["input"])
+    if kind == "value_error":  # the dataclass's own check of its fields together
+        return f"{key}: {error['ctx']['error']}"
+    if kind == "unexpected_keyword_argument":
+        allowed = ", ".join(_keys(_at(into, error["loc"][:-1])))
+        return f"{key}: unknown key (value {value}); allowed: {allowed}"
+    allowed = _describe(_at(into, error["loc"]))
+    return f"{key}: {'missing' if kind == 'missing' else f'{value} is not allowed'}; allowed: {allowed}"
+
+
+def _at(kind: Any, path: tuple[str | int, ...]) -> Any:
+    """The type of the field at a path of keys and list indices."""
+    for key in path:
+        while get_origin(kind) not in (None, tuple, dict):
+            kind = get_args(kind)[0]  # of Annotated, and of "or null"
+        kind = get_type_hints(kind, include_extras=True)[key] if dataclasses.is_dataclass(kind) else _item(kind)
+    return kind
+
+
+def _item(kind: Any) -> Any:
+    """The type of the items of a list, or of the values of a mapping."""
+    return get_args(kind)[1 if get_origin(kind) is dict else 0]
+
+
+def _describe(kind: Any) -> str:
+    """What a field of this type may be, in words."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        before = len(problems)
-        value = _convert(node, args[0], where, problems)
-        for bound in args[1:]:
-            if len(problems) == before and value is not None and not bound.allows(value):
-                problems.append(f"{where}: {_show(node)} is out of range; allowed: {bound}")
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _convert_mapping(node, kind, where, problems)
+        bounds = [bound for field in args[1:] for bound in field.metadata]
+        return ", ".join([_describe(args[0]), *map(_bound, bounds)])
     if origin is Literal:
-        # bool == int in Python (True == 1), so the type is compared too
-        if not any(node == choice and type(node) is type(choice) for choice in args):
-            problems.append(f"{where}: {_show(node)} is not allowed; allowed: {', '.join(map(_show, args))}")
-        return node
-    if origin in (Union, types.UnionType):
-        if node is None and type(None) in args:
-            return None
-        (inner,) = [arg for arg in args if arg is not type(None)]
-        return _convert(node, inner, where, problems)
-    if origin is tuple:
-        if not isinstance(node, list):
-            problems.append(f"{where}: {_show(node)} is not a list; allowed: a list of {_name(args[0])}")
-            return ()
-        return tuple(_convert(item, args[0], f"{where}.{i}", problems) for i, item in enumerate(node))
-    if kind is float and isinstance(node, int) and not isinstance(node, bool):
-        return float(node)
-    is_kind = isinstance(node, kind) and (kind is bool or not isinstance(node, bool))
-    if not is_kind or (kind is float and not math.isfinite(node)):
-        problems.append(f"{where}: {_show(node)} is not {_name(kind)}; allowed: {_name(kind)}")
-    return node
+        return "one of " + ", ".join(map(_show, args))
+    if origin in (tuple, dict):
+        return f"{'a list' if origin is tuple else 'a mapping'}, each {_describe(_item(kind))}"
+    if origin is Union or type(None) in args:
+        return " or ".join("null" if arg is type(None) else _describe(arg) for arg in args)
+    if dataclasses.is_dataclass(kind):
+        return f"a mapping of {', '.join(_keys(kind))}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping"}[kind]
 
 
-def _convert_mapping(node: Any, kind: Any, where: str, problems: list[str]) -> Any:
-    if not isinstance(node, dict):
-        problems.append(f"{where}: {_show(node)} is not a mapping; allowed: {', '.join(_keys(kind))}")
-        return None
-    hints = get_type_hints(kind, include_extras=True)
-    before = len(problems)
-    problems.extend(
-        f"{where}.{key}: unknown key (value {_show(node[key])}); allowed: {', '.join(_keys(kind))}"
-        for key in node
-        if key not in hints
-    )
-    values = {}
-    for key in _keys(kind):
-        if key not in node:
-            problems.append(f"{where}.{key}: missing key; allowed: {_name(hints[key])}")
-        else:
-            values[key] = _convert(node[key], hints[key], f"{where}.{key}", problems)
-    if len(problems) > before:
-        return None
-    try:
-        return kind(**values)  # a dataclass may check its fields together in __post_init__
-    except ValueError as error:
-        problems.append(f"{where}: {error}")
-        return None
+def _bound(bound: object) -> str:
+    ((name, limit),) = dataclasses.asdict(bound).items()
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
+    return f"{words[name]} {limit}"
 
 
-def _keys(kind: Any) -> Iterator[str]:
-    return (field.name for field in dataclasses.fields(kind))
+def _keys(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _show(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _name(kind: Any) -> str:
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return f"{_name(args[0])} {' and '.join(map(str, args[1:]))}"
-    if origin is Literal:
-        return "one of " + ", ".join(map(_show, args))
-    if origin in (Union, types.UnionType):
-        return " or ".join("null" if arg is type(None) else _name(arg) for arg in args)
-    if origin is tuple:
-        return f"a list of {_name(args[0])}"
-    if dataclasses.is_dataclass(kind):
-        return f"a mapping of {', '.join(_keys(kind))}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping"}[kind]

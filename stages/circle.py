@@ -1,4 +1,4 @@
-"""Stage circle, of experiments/dvc.yaml: a model on the moving circle, trained with every seed."""
+"""Stage circle, of experiments/dvc.yaml: a model on the moving circle, trained with every seed and measured."""
 
 from functools import partial
 from pathlib import Path
@@ -8,20 +8,21 @@ from pipeline.datasets.source import SourceConfig
 from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.figures import filter_sheet, prediction_sheet
 from pipeline.experiments.circle import make_shards, run_circle, summarise
+from pipeline.experiments.runs import read_circle
 from pipeline.experiments.settings import load_experiment
 from pipeline.experiments.trial import every_seed
 from pipeline.results import write_metrics
-from pipeline.settings import load_section
+from pipeline.settings import load_section, read_params
 from stages.entry import matrix_item, run
 
 
 def main() -> None:
-    model = matrix_item("circle", ("lvln", "one_frame"))
-    experiment, folder = load_experiment(model, "circle"), Path("runs/experiments", f"circle_{model}")
-    source = load_section("params.yaml", "source", SourceConfig)
-    shards = make_shards(source, load_section("params.yaml", "decode", DecodeConfig), folder / "data")
-    trial = partial(run_circle, model=model, experiment=experiment, shards=shards, run=folder)
-    trials = every_seed(trial, experiment, key=f"train.{model}.hardware.device")
+    model = matrix_item("circle", read_params()["train"])
+    experiment, folder = load_experiment(read_circle(model)), Path("runs/experiments", f"circle_{model}")
+    source = load_section("source", SourceConfig)
+    shards = make_shards(source, load_section("decode", DecodeConfig), folder / "data")
+    trial = partial(run_circle, experiment=experiment, shards=shards, run=folder)
+    trials = every_seed(trial, experiment)
     write_metrics(Path(f"metrics/experiments/circle_{model}.json"), summarise(trials))
     first, name = trials[0], f"circle_{model}"
     title = f"{model} on circles held out, after {first.steps} steps"

@@ -4,11 +4,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
-def matrix_item(stage: str, allowed: Sequence[str]) -> str:
+def matrix_item(stage: str, allowed: Iterable[str]) -> str:
     """The one argument of a matrix stage; exits with the usage when it is missing or not allowed."""
     if len(sys.argv) != 2 or sys.argv[1] not in allowed:
         sys.exit(f"usage: python -m stages.{stage} {'|'.join(allowed)}")

@@ -6,21 +6,23 @@ from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.figures import animation, prediction_sheet
 from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.score import EvaluateConfig, horizon_rows, score
+from pipeline.hardware import HardwareConfig, pick_device
 from pipeline.results import write_metrics, write_table
-from pipeline.settings import MODELS, load_section
+from pipeline.settings import load_section, read_params
 from pipeline.training.model_file import load_model
 from stages.entry import matrix_item, run
 
 
 def main() -> None:
-    name = matrix_item("evaluate", MODELS)
-    config = load_section("params.yaml", "evaluate", EvaluateConfig)
+    name = matrix_item("evaluate", read_params()["train"])
+    config = load_section("evaluate", EvaluateConfig)
+    device = pick_device(load_section("hardware", HardwareConfig).device)
     videos = {fps: open_videos(Path("data/shards", str(fps)), "test") for fps in RATES}
     net, card = load_model(f"models/{name}.safetensors")
-    table, pictures = score(net, card, videos[config.fps], config)
+    table, pictures = score(net, card, videos[config.fps], config, device=device)
     phases = sorted(Path("models/phases", name).glob("*.safetensors"), key=lambda path: int(path.stem))
     nets = {path.stem: load_model(path)[0] for path in phases}
-    table["curriculum"] = curriculum_matrix(nets, card, videos, config)
+    table["curriculum"] = curriculum_matrix(nets, card, videos, config, device=device)
     write_metrics(Path(f"metrics/evaluate_{name}.json"), table)
     write_table(Path(f"plots/evaluate_{name}.csv"), horizon_rows(table))
     frames, title = vars(pictures), f"{name}: test clips at {config.fps} fps"

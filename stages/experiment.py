@@ -1,31 +1,42 @@
-"""Stage experiment, of experiments/dvc.yaml: one named run, trained with every seed and scored on the validation
-groups."""
+"""Stage experiment, of experiments/dvc.yaml: the runs of a model, each trained with every seed and scored on the
+validation groups. A finished run is kept in runs/experiments/ and not trained again until something that it depends on
+changes.
+
+python -m stages.experiment MODEL         what the stage does
+python -m stages.experiment MODEL RUN     trains one run, if it is not finished, and shows its scores
+"""
 
 import sys
-from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
+import pandas as pd
+
 from pipeline.clips.shards import RATES
+from pipeline.experiments.runs import read_run, read_runs
 from pipeline.experiments.settings import load_experiment
-from pipeline.experiments.trial import every_seed, looks, run_trial, summarise
+from pipeline.experiments.trial import PREDICTORS, scores_of
 from pipeline.results import write_metrics, write_table
-from pipeline.settings import ParamsError
 from stages.entry import run
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
-        raise ParamsError("usage: python -m stages.experiment <model> <run of experiments/runs.yaml>")
-    model, name = sys.argv[1:]
-    experiment = load_experiment(model, name)
-    folder = Path("runs/experiments", f"{model}_{name}")
-    shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
-    trial = partial(run_trial, model=model, experiment=experiment, shards=shards, run=folder)
-    trials = every_seed(trial, experiment, key=f"train.{model}.hardware.device")
-    write_metrics(Path(f"metrics/experiments/{model}_{name}.json"), summarise(trials))
-    write_table(Path(f"plots/experiments/{model}_{name}.csv"), looks(trials, horizon=experiment.train.horizon))
-    rmtree(folder)
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m stages.experiment <model> [<run of experiments/runs.yaml>]")
+    model, *one = sys.argv[1:]
+    runs = {name: read_run(model, name) for name in one} or read_runs(model)
+    experiments = {name: load_experiment(each) for name, each in runs.items()}  # what is not valid is found before all
+    folder, shards = Path("runs/experiments", model), {rate: Path("data/shards", str(rate)) for rate in RATES}
+    found = {name: scores_of(name, experiment, shards, folder) for name, experiment in experiments.items()}
+    if one:
+        rows = {(name, metric): row for name in PREDICTORS for metric, row in found[one[0]]["scores"][name].items()}
+        print(pd.DataFrame(rows).T.to_string())
+        return
+    write_metrics(Path(f"metrics/experiments/{model}.json"), {name: each["scores"] for name, each in found.items()})
+    plots = Path("plots/experiments", model)
+    rmtree(plots, ignore_errors=True)
+    for name, each in found.items():
+        write_table(plots / f"{name}.csv", each["looks"])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from pipeline.hardware import HardwareConfig, pick_device
 from pipeline.probe.features.extract import extract_condition
 from pipeline.probe.features.states import CONDITIONS, FeaturesConfig
 from pipeline.results import write_metrics
@@ -12,7 +13,7 @@ from stages.entry import matrix_item, run
 
 def main() -> None:
     condition = matrix_item("features", CONDITIONS)
-    config = load_section("params.yaml", "features", FeaturesConfig)
+    config = load_section("features", FeaturesConfig)
     shapes, videos = extract_condition(
         config,
         condition,
@@ -20,9 +21,10 @@ def main() -> None:
         shards=Path("data/shards", str(config.fps)),
         out=Path("data/features", condition),
         work=Path("runs", f"features_{condition}"),
+        device=pick_device(load_section("hardware", HardwareConfig).device),
     )
-    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
-    summary = {"numbers": numbers, "videos": videos, "clips": videos * config.clips, "fps": config.fps}
+    dimensions = {name: math.prod(shape) for name, shape in shapes.items()}
+    summary = {"dimensions": dimensions, "videos": videos, "clips": videos * config.clips, "fps": config.fps}
     write_metrics(Path(f"metrics/features_{condition}.json"), summary)
 
 

@@ -1,4 +1,4 @@
-"""Stage fetch: videos and split lists, generated, indexed in place or downloaded -> data/raw."""
+"""Stage fetch: a data set, generated, read in place or downloaded -> its table in data/raw."""
 
 import shutil
 from pathlib import Path
@@ -10,17 +10,22 @@ from stages.entry import run
 
 
 def main() -> None:
-    config = load_section("params.yaml", "source", SourceConfig)
+    config = load_section("source", SourceConfig)
     raw = Path("data/raw")
     try:
         table = fetch(config, raw, downloads=Path("runs/fetch"))
     except BaseException:  # half of it would stand in the way of `dvc checkout`
         shutil.rmtree(raw, ignore_errors=True)
         raise
-    classes = table["video"].str.split("/").str[0].nunique()
+    found = table[table["path"] != ""]
     write_metrics(
         Path("metrics/fetch.json"),
-        {"kind": config.kind, "videos": len(table), "classes": classes, "bytes": int(table["bytes"].sum())},
+        {
+            "kind": config.kind,
+            "videos": len(found),
+            "classes": found["action"].nunique(),
+            "bytes": int(found["bytes"].sum()),
+        },
     )
 
 

@@ -6,9 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.device import pick_device
+from pipeline.hardware import pick_device
 from pipeline.predict.own_video import open_own_video, write_videos
-from pipeline.settings import MODELS
 from pipeline.training.model_file import load_model
 from stages.entry import run
 
@@ -28,8 +27,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m stages.predict", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ", ".join(MODELS)
-    parser.add_argument("--model", required=True, help=f"{names} (of models/), or a .safetensors file")
+    parser.add_argument("--model", required=True, help="a name of models/, such as lvln_warp, or a .safetensors file")
     parser.add_argument("--video", required=True, type=Path, metavar="FILE", help="your video")
     parser.add_argument("--frames", type=int, default=3, metavar="K", help="frames to predict at a time (default 3)")
     parser.add_argument(
@@ -53,9 +51,13 @@ def main() -> None:
             raise ValueError(f"--out {given.out}: {file} is a folder")
     if given.video.resolve() in (given.out.resolve(), side_by_side.resolve()):
         raise ValueError(f"--out {given.out} would replace the video itself")
-    file = Path(f"models/{given.model}.safetensors" if given.model in MODELS else given.model)
-    if given.model not in MODELS and (file.suffix != ".safetensors" or not file.is_file()):
-        raise ValueError(f"--model {file} is neither one of {', '.join(MODELS)} nor a .safetensors file that is there")
+    file = Path(given.model if given.model.endswith(".safetensors") else f"models/{given.model}.safetensors")
+    if not file.is_file():
+        there = ", ".join(sorted(model.stem for model in Path("models").glob("*.safetensors"))) or "none"
+        raise ValueError(
+            f"--model {given.model}: there is no {file}; give a name of models/ ({there}; dvc repro makes them), or a "
+            f".safetensors file"
+        )
     net, card = load_model(file)
     net.to(pick_device(given.device, key="--device"))
     try:

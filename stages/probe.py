@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.hardware import HardwareConfig, pick_device
 from pipeline.probe.accuracy import by_class
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.comparison import compare, read_held_out, run_seeds
@@ -17,17 +18,18 @@ from stages.entry import matrix_item, run
 
 def main() -> None:
     choice = matrix_item("probe", CHOICES)
-    config = load_section("params.yaml", "probe", ProbeConfig)
+    config = load_section("probe", ProbeConfig)
+    device = pick_device(load_section("hardware", HardwareConfig).device)
     held_out = read_held_out(Path("data/features/trained"))
     features = {condition: read_splits(Path("data/features", condition), choice) for condition in CONDITIONS}
-    runs = run_seeds(config, features, classes=held_out.classes)
+    runs = run_seeds(config, features, classes=held_out.classes, device=device)
     scores = {name: [run.scores for run in found] for name, found in runs.items()}
     shared = pd.read_csv("data/controls.csv", index_col="video").loc[held_out.videos]
     table = compare(scores, held_out, resamples=config.bootstrap, others=shared)
     table["probe"] |= by_class(scores["trained"], held_out.labels, held_out.names)
     table["controls"] |= json.loads(Path("metrics/controls.json").read_text())
     table["data"] = {
-        "numbers": math.prod(features["trained"].train.shape),
+        "dimensions": math.prod(features["trained"].train.shape),
         "clips": features["trained"].test.clips,
         "groups": len(set(held_out.groups)),
         "videos": {split: len(part.videos) for split, part in features["trained"]._asdict().items()},

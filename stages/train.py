@@ -10,15 +10,17 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from pipeline.clips.shards import RATES, names_digest, open_videos
+from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
+from pipeline.processes import end_with_parent
 from pipeline.results import write_metrics, write_table
-from pipeline.settings import MODELS, load_section
-from pipeline.training.config import TrainConfig
-from pipeline.training.hardware import HardwareConfig, check_devices, closing_ranks, make_fabric
-from pipeline.training.interruption import stop_with_parent
+from pipeline.settings import load_section, read_params
+from pipeline.training.checkpoint import STATE
+from pipeline.training.config import TrainConfig, check_ranks
+from pipeline.training.devices import check_devices, closing_ranks, make_fabric
 from pipeline.training.logs import make_loggers
-from pipeline.training.loop import STATE, train
+from pipeline.training.loop import train
 from pipeline.training.model_file import save_model
 from stages.entry import matrix_item, run
 
@@ -26,33 +28,33 @@ PARENT = "TRAIN_PARENT"  # in the environment of the ranks: the process that sta
 
 
 def main() -> None:
-    name = matrix_item("train", MODELS)
-    config = load_section("params.yaml", f"train.{name}", TrainConfig)
+    name = matrix_item("train", read_params()["train"])
+    config, hardware = load_section(f"train.{name}", TrainConfig), load_section("hardware", HardwareConfig)
+    check_ranks(config, hardware, model=name)
     if torch.distributed.is_torchelastic_launched():
-        stop_with_parent(int(os.environ.get(PARENT, os.getppid())))
-    elif config.hardware.ranks > 1:
-        start_ranks(config.hardware, name)
+        end_with_parent(int(os.environ.get(PARENT, os.getppid())))
+    elif hardware.ranks > 1:
+        start_ranks(hardware, name)
         return
     with closing_ranks():
-        train_model(name, config)
+        train_model(name, config, hardware)
 
 
-def train_model(name: str, config: TrainConfig) -> None:
+def train_model(name: str, config: TrainConfig, hardware: HardwareConfig) -> None:
     """Trains, as one of the ranks, and writes the results, as the first of them."""
     run_folder = Path("runs", f"train_{name}")
     fabric = make_fabric(
-        config.hardware,
-        key=f"train.{name}.hardware",
+        hardware,
         height=config.height,
         width=config.width,
-        loggers=make_loggers(run_folder, name=name, wandb=config.wandb),
+        loggers=make_loggers(run_folder, name=name, wandb=hardware.wandb),
     )
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
     net = build_net(name, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)
     shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
-    card = config.card(name, encoder, held_back=names_digest(open_videos(shards[RATES[0]], "test")))
-    record, phases = train(fabric, net, config, shards, name=name, run=run_folder)
+    card = config.card(name, encoder, test_digest=names_digest(open_videos(shards[RATES[0]], "test")))
+    record, phases = train(fabric, net, config, hardware, shards, name=name, run=run_folder)
     if not fabric.is_global_zero:
         return
 
@@ -79,11 +81,11 @@ def train_model(name: str, config: TrainConfig) -> None:
 
 def start_ranks(hardware: HardwareConfig, name: str) -> None:
     """Runs this stage under torchrun, in a process a device."""
-    check_devices(hardware, key=f"train.{name}.hardware")
+    check_devices(hardware)
     stage = ["--nproc-per-node", str(hardware.devices), "-m", "stages.train", name]
     if hardware.nodes > 1:
         raise ValueError(
-            f"train.{name}.hardware.nodes: {hardware.nodes}; start it on each of these machines, HOST being one of "
+            f"hardware.nodes: {hardware.nodes}; start it on each of these machines, HOST being one of "
             f"them, with: torchrun --nnodes {hardware.nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
             f"{' '.join(stage)}, and then record its result with: dvc commit -f train@{name}"
         )

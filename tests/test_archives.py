@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import pipeline.datasets.download as download_module
-from pipeline.datasets import archives, ucf101
+from pipeline.datasets import ucf101
 from pipeline.datasets.download import Archive
-from tests.videos import ARCHERY, HANDSTAND, write
+from pipeline.datasets.lists import classes_of, read_labels
+from tests.support.videos import ARCHERY, HANDSTAND, files, write
 
 # download
 
@@ -249,9 +250,9 @@ def test_memory_stays_flat(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_pinned_archives_are_the_published_ones() -> None:
-    assert (archives.VIDEOS.bytes, archives.SPLITS.bytes) == (6_960_400_115, 113_943)
-    assert archives.VIDEOS.sha256 == "dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d"
-    assert archives.SPLITS.sha256 == "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27"
+    assert (ucf101.VIDEOS_ARCHIVE.bytes, ucf101.LISTS_ARCHIVE.bytes) == (6_960_400_115, 113_943)
+    assert ucf101.VIDEOS_ARCHIVE.sha256 == "dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d"
+    assert ucf101.LISTS_ARCHIVE.sha256 == "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27"
 
 
 # extraction
@@ -262,10 +263,6 @@ def zip_of(file: Path, members: list[tuple[str, bytes]]) -> Path:
         for name, content in members:
             opened.writestr(name, content)
     return file
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_videos_go_to_the_class_folder_of_the_lists(tmp_path: Path, lists: Path) -> None:
@@ -279,8 +276,8 @@ def test_videos_go_to_the_class_folder_of_the_lists(tmp_path: Path, lists: Path)
             ("UCF101/v_Polo_g01_c01.avi/", b""),
         ],
     )
-    archives.extract_videos(archive, tmp_path / "out", ucf101.classes_of(lists))
-    assert tree(tmp_path / "out") == {
+    ucf101.extract_videos(archive, tmp_path / "out", classes_of(lists))
+    assert files(tmp_path / "out") == {
         f"UCF-101/{HANDSTAND}": b"flat",
         f"UCF-101/{ARCHERY}": b"nested",
         "UCF-101/YoYo/v_YoYo_g01_c01.avi": b"in no list",
@@ -292,9 +289,9 @@ def test_lists_are_extracted_and_readable(tmp_path: Path, lists: Path) -> None:
     archive = zip_of(
         tmp_path / "l.zip", [*members, ("__MACOSX/._classInd.txt", b"x"), ("ucfTrainTestlist/run.sh", b"x")]
     )
-    archives.extract_splits(archive, tmp_path / "out")
-    assert tree(tmp_path / "out") == {name: content for name, content in members}
-    assert ucf101.read_labels(tmp_path / "out/ucfTrainTestlist") == {"Archery": 0, "HandstandPushups": 1}
+    ucf101.extract_lists(archive, tmp_path / "out")
+    assert files(tmp_path / "out") == {name: content for name, content in members}
+    assert read_labels(tmp_path / "out/ucfTrainTestlist") == {"Archery": 0, "HandstandPushups": 1}
 
 
 @pytest.mark.parametrize(
@@ -312,15 +309,15 @@ def test_lists_are_extracted_and_readable(tmp_path: Path, lists: Path) -> None:
 )
 def test_other_names_are_ignored(tmp_path: Path, evil: str) -> None:
     archive = zip_of(tmp_path / "v.zip", [(evil, b"evil"), ("UCF101/v_Archery_g08_c01.avi", b"good")])
-    archives.extract_videos(archive, tmp_path / "a/b/out", {})
-    assert tree(tmp_path / "a") == {f"b/out/UCF-101/{ARCHERY}": b"good"}
+    ucf101.extract_videos(archive, tmp_path / "a/b/out", {})
+    assert files(tmp_path / "a") == {f"b/out/UCF-101/{ARCHERY}": b"good"}
 
 
 @pytest.mark.parametrize("outside", ["../../../", "/", "/tmp/"])
 def test_a_members_own_folders_are_not_used(tmp_path: Path, outside: str) -> None:
     archive = zip_of(tmp_path / "v.zip", [(f"{outside}v_Archery_g08_c01.avi", b"in")])
-    archives.extract_videos(archive, tmp_path / "a/b/out", {})
-    assert tree(tmp_path) == {"v.zip": archive.read_bytes(), f"a/b/out/UCF-101/{ARCHERY}": b"in"}
+    ucf101.extract_videos(archive, tmp_path / "a/b/out", {})
+    assert files(tmp_path) == {"v.zip": archive.read_bytes(), f"a/b/out/UCF-101/{ARCHERY}": b"in"}
 
 
 def test_a_bomb_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -329,31 +326,31 @@ def test_a_bomb_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"v\.zip: UCF101/v_Archery_g08_c01\.avi exceeds 67108864 bytes"):
-            archives.extract_videos(archive, tmp_path / "out", {})
+            ucf101.extract_videos(archive, tmp_path / "out", {})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert tree(tmp_path / "out") == {}
+    assert files(tmp_path / "out") == {}
     assert peak < 8 * 1024**2
 
 
 def test_a_list_has_a_smaller_bound(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "l.zip", [("ucfTrainTestlist/classInd.txt", bytes(16 * 1024**2 + 1))])
     with pytest.raises(ValueError, match="exceeds 16777216 bytes"):
-        archives.extract_splits(archive, tmp_path / "out")
+        ucf101.extract_lists(archive, tmp_path / "out")
 
 
 def test_a_video_at_the_bound_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_VIDEO_BYTES", 5)
+    monkeypatch.setattr(ucf101, "MAX_VIDEO_BYTES", 5)
     archive = zip_of(tmp_path / "v.zip", [("v_Archery_g08_c01.avi", b"12345")])
-    archives.extract_videos(archive, tmp_path / "out", {})
-    assert tree(tmp_path / "out") == {f"UCF-101/{ARCHERY}": b"12345"}
+    ucf101.extract_videos(archive, tmp_path / "out", {})
+    assert files(tmp_path / "out") == {f"UCF-101/{ARCHERY}": b"12345"}
 
 
 def test_a_name_that_appears_twice_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "v.zip", [("a/v_Archery_g08_c01.avi", b"1"), ("b/v_Archery_g08_c01.avi", b"2")])
     with pytest.raises(ValueError, match=r"v\.zip: v_Archery_g08_c01\.avi appears twice"):
-        archives.extract_videos(archive, tmp_path / "out", {})
+        ucf101.extract_videos(archive, tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
 
 
@@ -377,11 +374,11 @@ def test_a_bad_zip_is_named_and_leaves_nothing(tmp_path: Path, how: str) -> None
     good = zip_of(tmp_path / "v.zip", [("v_Archery_g08_c01.avi", os.urandom(5000))]).read_bytes()
     archive = write(tmp_path / "bad.zip", damaged(good)[how])
     with pytest.raises(ValueError, match=r"bad\.zip: cannot be read as a zip .*fetch it again"):
-        archives.extract_videos(archive, tmp_path / "out", {})
-    assert tree(tmp_path / "out") == {}
+        ucf101.extract_videos(archive, tmp_path / "out", {})
+    assert files(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize("extract", [archives.extract_splits, lambda *args: archives.extract_videos(*args, {})])
+@pytest.mark.parametrize("extract", [ucf101.extract_lists, lambda *args: ucf101.extract_videos(*args, {})])
 def test_a_zip_of_something_else_is_refused(tmp_path: Path, extract: object) -> None:
     archive = zip_of(tmp_path / "other.zip", [("holiday/beach.avi", b"x"), ("notes.txt", b"x")])
     with pytest.raises(ValueError, match=r"other\.zip: no file with an expected name"):
@@ -392,5 +389,5 @@ def test_extraction_replaces_what_an_interrupted_one_left(tmp_path: Path) -> Non
     archive = zip_of(tmp_path / "v.zip", [("v_Archery_g08_c01.avi", b"whole")])
     write(tmp_path / "out/UCF-101" / ARCHERY, b"wh")
     write(tmp_path / "out/UCF-101/Archery/.part_v_Archery_g08_c01.avi", b"wh")
-    archives.extract_videos(archive, tmp_path / "out", {})
-    assert tree(tmp_path / "out") == {f"UCF-101/{ARCHERY}": b"whole"}
+    ucf101.extract_videos(archive, tmp_path / "out", {})
+    assert files(tmp_path / "out") == {f"UCF-101/{ARCHERY}": b"whole"}

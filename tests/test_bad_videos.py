@@ -13,42 +13,44 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
-import imageio_ffmpeg
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.clips.shards import RATES, open_shard
-from pipeline.datasets.index import index_videos, write_index
-from pipeline.datasets.ucf101 import read_labels, read_split
+from pipeline.datasets.folder import table_in
+from pipeline.datasets.table import files_of, write_table
 from pipeline.decode.container import VideoError
 from pipeline.decode.ingest import ingest
 from pipeline.decode.manifest import check_accounts, make_manifest, summarise
-from pipeline.decode.plan import DecodeConfig, Row, plan_rows
+from pipeline.decode.plan import DecodeConfig, plan_rows
 from pipeline.decode.video import decode, ffmpeg_version
 from pipeline.predict.own_video import open_own_video
-from pipeline.results import sha256_of
-from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
-from tests.conftest import decode_config
+from tests.support.decode import (
+    decode_config,
+    encode_any,
+    make_project,
+    make_raw,
+    plan,
+    read_manifest,
+    run_stage,
+    shard_digests,
+    stand_in,
+    write_lists,
+)
+from tests.support.training import write_params
+from tests.support.videos import FFMPEG, H264, XVID
 
-ROOT = Path(__file__).parents[1]
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
-XVID = ("-c:v", "libxvid", "-q:v", "3", "-g", "12")
 RAW = ("-c:v", "rawvideo", "-pix_fmt", "bgr24")
-H264 = ("-c:v", "libx264", "-g", "12")
 SOUND = ("-f", "lavfi", "-i", "sine=duration=2", "-map", "0:v", "-map", "1:a")
 LONGER_SOUND = ("-f", "lavfi", "-i", "sine=duration=3", "-map", "0:v", "-map", "1:a")
 
@@ -62,26 +64,15 @@ def call(*command: str | Path, stdin: bytes | None = None) -> bytes:
     return subprocess.run([*map(str, command)], input=stdin, stdout=subprocess.PIPE, check=True).stdout
 
 
-def encode(path: Path, *options: str, frames: int = 50, height: int = 64, width: int = 96, still: bool = False) -> None:
-    """A texture that moves by two pixels a frame, at 25 fps; another texture for every file name."""
-    rng = np.random.default_rng(zlib.crc32(path.name.encode("utf-8", "surrogateescape")))
-    texture = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    step = 0 if still else 2
-    video = np.stack([np.roll(texture, step * k, axis=1)[:height, :width] for k in range(frames)])
-    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "25", "-i", "-")
-    bitexact = ("-flags", "+bitexact", "-fflags", "+bitexact", "-threads", "1")
-    call(FFMPEG, "-y", "-loglevel", "error", *raw, *(options or XVID), *bitexact, path, stdin=video.tobytes())
-
-
 def encoded(*options: str, **shape: int) -> Maker:
-    return lambda path: encode(path, *options, **shape)
+    return lambda path: encode_any(path, *options, **shape)
 
 
 def changed(how: Callable[[bytes], bytes], *options: str, **shape: int) -> Maker:
     """An encoded video with its bytes changed."""
 
     def make(path: Path) -> None:
-        encode(path, *options, **shape)
+        encode_any(path, *options, **shape)
         path.write_bytes(how(path.read_bytes()))
 
     return make
@@ -107,7 +98,7 @@ def growing(path: Path) -> None:
     """An MPEG transport stream whose picture becomes larger."""
     pieces = []
     for height, width in ((64, 96), (128, 192)):
-        encode(path, "-c:v", "mpeg2video", "-f", "mpegts", frames=20, height=height, width=width)
+        encode_any(path, "-c:v", "mpeg2video", "-f", "mpegts", frames=20, height=height, width=width)
         pieces.append(path.read_bytes())
     path.write_bytes(b"".join(pieces))
 
@@ -180,8 +171,8 @@ def packed(video: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def written_to_a_pipe(video: bytes) -> bytes:
-    """As an AVI is when its writer could not go back to fill in sizes and counts."""
+def copied_to_avi(video: bytes) -> bytes:
+    """Through a pipe, so that its writer cannot go back to fill in sizes and counts."""
     return call(FFMPEG, "-loglevel", "error", "-i", "pipe:0", "-c", "copy", "-f", "avi", "pipe:1", stdin=video)
 
 
@@ -296,7 +287,7 @@ def copied_from(seconds: float, *options: str, suffix: str = ".ts", **shape: int
 
     def make(path: Path) -> None:
         whole = path.with_name(f".{path.stem}{suffix}")
-        encode(whole, *options, **shape)
+        encode_any(whole, *options, **shape)
         call(FFMPEG, "-y", "-loglevel", "error", "-ss", str(seconds), "-i", whole, "-c", "copy", path)
         whole.unlink()
 
@@ -307,7 +298,7 @@ def with_subtitles(path: Path) -> None:
     """A subtitle that ends three seconds after the picture."""
     text = path.with_name(f".{path.stem}.srt")
     text.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n\n2\n00:00:04,000 --> 00:00:05,000\nlate\n")
-    encode(
+    encode_any(
         path, "-i", str(text), "-map", "0", "-map", "1", *H264, "-c:s", "mov_text" if path.suffix == ".mp4" else "srt"
     )
     text.unlink()
@@ -320,10 +311,6 @@ def clusters_hit(video: bytes) -> bytes:
         at = video.index(b"\x1f\x43\xb6\x75", at + 1)
         damaged[at : at + 40] = bytes(40)
     return bytes(damaged)
-
-
-def as_avi(video: bytes) -> bytes:
-    return call(FFMPEG, "-loglevel", "error", "-i", "pipe:0", "-c", "copy", "-f", "avi", "pipe:1", stdin=video)
 
 
 def half_filled(video: bytes) -> bytes:
@@ -346,7 +333,7 @@ def joined_and_hit(path: Path) -> None:
     """Two recordings as one, the second made a quarter of an hour later, with a flaw near its end."""
     pieces = []
     for offset in (0, 1000):
-        encode(path, *H264, "-output_ts_offset", str(offset), "-f", "mpegts", frames=100)
+        encode_any(path, *H264, "-output_ts_offset", str(offset), "-f", "mpegts", frames=100)
         pieces.append(path.read_bytes())
     path.write_bytes(hit_near_end(b"".join(pieces)))
 
@@ -374,7 +361,6 @@ EVEN = ("-vf", "settb=1/1000,setpts=N*40", "-fps_mode", "passthrough", "-enc_tim
 SLIDES = ("-fps_mode", "passthrough", "-enc_time_base", "1/1000", *H264)
 IDLE = "settb=1/1000,setpts='N*33+60000*gt(N,20)+45000*gt(N,48)'"  # a screen recorder where nothing moves
 UNEVEN = "settb=1/1000,setpts=N*40+10*mod(N\\,2)"
-HDR = {"PQ": "smpte2084", "HLG": "arib-std-b67"}
 RATE_FALLS = ("-vf", "setpts='if(lt(N,25),N,25+(N-25)*4)/25/TB'", "-fps_mode", "vfr")  # 25 fps, then a quarter of it
 
 
@@ -386,8 +372,8 @@ class Case:
     """make: writes the file. verdict, reason, detail: patterns that the row's must match in full. facts: of the row.
 
     predict: what stages/predict.py says of it; None: it is not asked. file: under UCF-101; by default
-    Odd/v_<case>_g08_c01<suffix>, g01 if in the test list. side: the list that names it, train or test, or neither.
-    later: what is done to the file between index and decode.
+    Odd/v_<case>_g08_c01 with the suffix in the case's name or .avi, g01 if in the test list. side: the list that names
+    it, train or test, or neither. later: what is done to the file between index and decode.
     """
 
     make: Maker
@@ -396,17 +382,17 @@ class Case:
     detail: str = ".*"
     facts: Mapping[str, object] = field(default_factory=dict)
     file: str = ""
-    suffix: str = ".avi"
     side: str = "train"
     later: Maker | None = None
     predict: str | None = None
 
     def video(self, name: str) -> str:
-        """The key of its row."""
+        """The name of its row."""
         return str(Path(self.path(name)).with_suffix(".avi")) if self.side else self.path(name)
 
     def path(self, name: str) -> str:
-        return self.file or f"Odd/v_{name}_g{'01' if self.side == 'test' else '08'}_c01{self.suffix}"
+        stem, _, suffix = name.partition(".")
+        return self.file or f"Odd/v_{stem}_g{'01' if self.side == 'test' else '08'}_c01.{suffix or 'avi'}"
 
 
 def bad(make: Maker, reason: str, detail: str = ".+", **more: object) -> Case:
@@ -414,7 +400,7 @@ def bad(make: Maker, reason: str, detail: str = ".+", **more: object) -> Case:
 
 
 def unlisted(file: str) -> Case:
-    detail = r"in neither list of split 1; its name is not v_<Action>_g<2 digits>_c<2 digits>"
+    detail = r"column split1 of videos\.csv is empty; its name is not v_<Action>_g<2 digits>_c<2 digits>"
     return bad(encoded(), "unlisted", detail, file=file, side="")
 
 
@@ -436,14 +422,13 @@ CASES: dict[str, Case] = {
     "RandomAfterHeader": bad(holding(b"RIFF\0\0\1\0AVI LIST" + random.Random(1).randbytes(50_000)), "not a video"),
     "HeaderAlone": bad(changed(lambda video: video[: video.index(b"movi") + 4]), "not a video|damaged"),
     "Sound": bad(made_by("-f", "lavfi", "-i", "sine=d=1", "-f", "wav"), "not a video"),
-    "SoundInMp4": bad(made_by("-f", "lavfi", "-i", "sine=d=1"), "not a video", suffix=".mp4"),
-    "SoundWithCover": bad(
+    "SoundInMp4.mp4": bad(made_by("-f", "lavfi", "-i", "sine=d=1"), "not a video"),
+    "SoundWithCover.mp4": bad(
         made_by(
             *("-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "color=red:size=64x64", "-frames:v", "1"),
             *("-c:v", "mjpeg", "-disposition:v:0", "attached_pic"),
         ),
         "not a video",
-        suffix=".mp4",
     ),
     "Picture": bad(
         encoded("-c:v", "png", "-f", "image2", "-update", "1", frames=1), "not a video", "its format, png_pipe, .*"
@@ -457,8 +442,8 @@ CASES: dict[str, Case] = {
     "CutBetweenLikeFrames": bad(changed(cut_before(25), "-c:v", "rawvideo", "-pix_fmt", "yuv420p"), "truncated"),
     "LastFrameCutOff": Case(changed(cut_before(49)), "bad|good", ".+"),
     **{
-        f"{container.title()}CutAt{percent}": bad(changed(cut(percent / 100), *options), CUT, suffix=f".{container}")
-        for container, options in {"mp4": H264, "mkv": H264, "webm": ("-c:v", "libvpx", "-g", "12")}.items()
+        f"{suffix.title()}CutAt{percent}.{suffix}": bad(changed(cut(percent / 100), *options), CUT)
+        for suffix, options in {"mp4": H264, "mkv": H264, "webm": ("-c:v", "libvpx", "-g", "12")}.items()
         for percent in (10, 50)
     },
     **{f"Flipped{i:02}": Case(changed(flipped(i)), "bad|good", "(damaged|not a video|truncated)?") for i in range(20)},
@@ -468,12 +453,12 @@ CASES: dict[str, Case] = {
     "ClaimsOneMore": Case(changed(claiming(51)), reason="missing frames: 1", facts={"frames": 50}),
     "ClaimsFewer": Case(changed(claiming(40)), facts={"frames": 50, "header_frames": 40, "frames_25": 50}),
     "ClaimsNone": Case(changed(claiming(0)), facts={"frames": 50}),
-    "GrowingPicture": bad(growing, "damaged", suffix=".mpg"),
+    "GrowingPicture.mpg": bad(growing, "damaged"),
     "HugePicture": bad(changed(sized(60_000, 60_000), *RAW), "not a video|damaged", ".*invalid.*"),
     "WrongPicture": bad(changed(sized(8_000, 8_192), *RAW), "not a video|damaged"),
     "EmptyPicture": bad(changed(sized(0, 0), *RAW), "not a video|damaged"),
-    "HoursBetweenFrames": bad(
-        encoded("-vf", "setpts=N*1000/TB", "-fps_mode", "vfr", *H264), "timestamps", "make no sense: .*", suffix=".mp4"
+    "HoursBetweenFrames.mp4": bad(
+        encoded("-vf", "setpts=N*1000/TB", "-fps_mode", "vfr", *H264), "timestamps", "make no sense: .*"
     ),
     # Short, odd and still.
     "OneFrame": Case(
@@ -488,64 +473,61 @@ CASES: dict[str, Case] = {
         facts={"frames_25": 12, "frames_15": 7, "frames_10": 5},
     ),
     "OddWidth": Case(encoded("-c:v", "mpeg4", width=97, height=65), facts=whole(height=65, width=97)),
-    "OddWidthH264": Case(
-        encoded(*H264, "-pix_fmt", "yuv444p", width=97, height=65), suffix=".mp4", facts=whole(height=65, width=97)
+    "OddWidthH264.mp4": Case(
+        encoded(*H264, "-pix_fmt", "yuv444p", width=97, height=65), facts=whole(height=65, width=97)
     ),
     "OnePixel": Case(
         encoded("-vf", "scale=1:1", "-c:v", "ffv1"),
         reason="(near-duplicate frames: .*)?",
         facts=whole(height=1, width=1),
     ),
-    "Still": Case(encoded(still=True), reason="near-duplicate frames: 49 of 50", facts=whole(near_duplicates=49)),
-    "VariableRate": Case(
+    "Still": Case(encoded(speed=0), reason="near-duplicate frames: 49 of 50", facts=whole(near_duplicates=49)),
+    "VariableRate.mp4": Case(
         encoded(*RATE_FALLS, *H264),
         reason="variable frame rate",
         facts={"frames": 50, "steady": "False", "frames_10": 49},  # at 0.0 … 4.8 s; the last frame is at 4.84 s
-        suffix=".mp4",
     ),
-    "VariableRateWebm": Case(
+    "VariableRateWebm.webm": Case(
         encoded(*RATE_FALLS, "-c:v", "libvpx"),
         reason="variable frame rate",
         facts={"frames": 50, "steady": "False", "frames_10": 49},
-        suffix=".webm",
     ),
-    "DroppedFrames": Case(
+    "DroppedFrames.mp4": Case(
         encoded("-vf", "select=lt(mod(n\\,7)\\,3)", "-fps_mode", "vfr", *H264),
         reason="variable frame rate",
         facts={"frames": 22, "frames_25": 50},
-        suffix=".mp4",
     ),
     # Codecs, containers and what else is in them.
     **{
-        name: Case(encoded(*options), suffix=suffix, facts=whole(codec=codec))
-        for name, suffix, codec, *options in (
-            ("H264", ".mp4", "h264", *H264),
-            ("H264WithBFrames", ".mp4", "h264", *H264, "-bf", "3"),
-            ("H264Faststart", ".mp4", "h264", *H264, "-movflags", "+faststart"),
-            ("H264Fragmented", ".mp4", "h264", *H264, "-movflags", "+frag_keyframe+empty_moov"),
-            ("H264TenBits", ".mkv", "h264", *H264, "-pix_fmt", "yuv420p10le"),
-            ("Hevc", ".mkv", "hevc", "-c:v", "libx265", "-x265-params", "log-level=error"),
-            ("Vp8", ".webm", "vp8", "-c:v", "libvpx"),
-            ("Vp9", ".webm", "vp9", "-c:v", "libvpx-vp9", "-deadline", "realtime"),
-            ("Prores", ".mov", "prores", "-c:v", "prores"),
-            ("WithAlpha", ".mov", "qtrle", "-c:v", "qtrle", "-pix_fmt", "argb"),
-            ("Mjpeg", ".avi", "mjpeg", "-c:v", "mjpeg"),
-            ("Uncompressed", ".avi", "rawvideo", *RAW),
-            ("Grey", ".avi", "ffv1", "-c:v", "ffv1", "-pix_fmt", "gray"),
-            ("BFrames", ".avi", "mpeg4", "-c:v", "mpeg4", "-vtag", "XVID", "-bf", "2"),
-            ("FlvNamedAvi", ".avi", "flv1", "-c:v", "flv", "-f", "flv"),
-            ("WmvNamedAvi", ".avi", "wmv2", "-c:v", "wmv2", "-f", "asf"),
-            ("Mp4NamedAvi", ".avi", "h264", *H264, "-f", "mp4"),
+        name: Case(encoded(*options), facts=whole(codec=codec))
+        for name, codec, *options in (
+            ("H264.mp4", "h264", *H264),
+            ("H264WithBFrames.mp4", "h264", *H264, "-bf", "3"),
+            ("H264Faststart.mp4", "h264", *H264, "-movflags", "+faststart"),
+            ("H264Fragmented.mp4", "h264", *H264, "-movflags", "+frag_keyframe+empty_moov"),
+            ("H264TenBits.mkv", "h264", *H264, "-pix_fmt", "yuv420p10le"),
+            ("Hevc.mkv", "hevc", "-c:v", "libx265", "-x265-params", "log-level=error"),
+            ("Vp8.webm", "vp8", "-c:v", "libvpx"),
+            ("Vp9.webm", "vp9", "-c:v", "libvpx-vp9", "-deadline", "realtime"),
+            ("Prores.mov", "prores", "-c:v", "prores"),
+            ("WithAlpha.mov", "qtrle", "-c:v", "qtrle", "-pix_fmt", "argb"),
+            ("Mjpeg", "mjpeg", "-c:v", "mjpeg"),
+            ("Uncompressed", "rawvideo", *RAW),
+            ("Grey", "ffv1", "-c:v", "ffv1", "-pix_fmt", "gray"),
+            ("BFrames", "mpeg4", "-c:v", "mpeg4", "-vtag", "XVID", "-bf", "2"),
+            ("FlvNamedAvi", "flv1", "-c:v", "flv", "-f", "flv"),
+            ("WmvNamedAvi", "wmv2", "-c:v", "wmv2", "-f", "asf"),
+            ("Mp4NamedAvi", "h264", *H264, "-f", "mp4"),
         )
     },
-    "Mpeg2": Case(encoded("-c:v", "mpeg2video"), suffix=".mpg", facts={"frames": 50, "codec": "mpeg2video"}),
-    "UpperCaseSuffix": Case(encoded(*XVID, "-f", "avi"), suffix=".AVI", facts=whole()),
+    "Mpeg2.mpg": Case(encoded("-c:v", "mpeg2video"), facts={"frames": 50, "codec": "mpeg2video"}),
+    "UpperCaseSuffix.AVI": Case(encoded(*XVID, "-f", "avi"), facts=whole()),
     "WithSound": Case(encoded(*SOUND, *XVID, "-c:a", "pcm_s16le"), facts=whole()),
-    "WithSoundMp4": Case(encoded(*SOUND, *H264, "-c:a", "aac"), suffix=".mp4", facts={"frames": 50}),
+    "WithSoundMp4.mp4": Case(encoded(*SOUND, *H264, "-c:a", "aac"), facts={"frames": 50}),
     "SoundLonger": Case(encoded(*LONGER_SOUND, *XVID, "-c:a", "pcm_s16le"), facts={"frames": 50}),
-    "SoundLongerMp4": Case(encoded(*LONGER_SOUND, *H264, "-c:a", "aac"), suffix=".mp4", facts={"frames": 50}),
-    "StartsLate": Case(encoded(*H264, "-output_ts_offset", "5"), suffix=".mkv", facts={"frames": 50, "frames_25": 50}),
-    "WrittenToAPipe": Case(changed(written_to_a_pipe), facts={"frames": 50, "frames_25": 50}),
+    "SoundLongerMp4.mp4": Case(encoded(*LONGER_SOUND, *H264, "-c:a", "aac"), facts={"frames": 50}),
+    "StartsLate.mkv": Case(encoded(*H264, "-output_ts_offset", "5"), facts={"frames": 50, "frames_25": 50}),
+    "WrittenToAPipe": Case(changed(copied_to_avi), facts={"frames": 50, "frames_25": 50}),
     "TwoPictures": Case(  # not by libxvid: two of its encoders in one process may damage each other's frames
         encoded(
             "-f", "lavfi", "-i", "color=red:size=32x32:d=2", "-map", "0", "-map", "1", "-c:v", "mpeg4", "-q:v", "3"
@@ -553,84 +535,68 @@ CASES: dict[str, Case] = {
         reason="one of 2 picture tracks",
         facts=whole(width=96),
     ),
-    "TitledLikeALog": Case(
+    "TitledLikeALog.mp4": Case(
         encoded(
             *H264,
             *("-metadata", "title=Stream #0:9: Video: fake, 7x7 tb:1/7 fr:7/1 packed B-frames"),
             *("-metadata", "comment=Duration: 09:00:00.00, [error] bad"),
         ),
         facts=whole(codec="h264", width=96, height=64, rate="25", packed="False"),
-        suffix=".mp4",
     ),
     "PackedBFrames": Case(
         changed(packed, "-c:v", "mpeg4", "-vtag", "XVID", "-bf", "1", "-b_strategy", "0", "-g", "99", frames=51),
         facts=whole(51, packed="True"),
     ),
     # Times.
-    "Phone": Case(phone, reason="variable frame rate", suffix=".mp4", facts=whole(240, frames_25=".*"), predict=""),
+    "Phone.mp4": Case(phone, reason="variable frame rate", facts=whole(240, frames_25=".*"), predict=""),
     **{
-        f"{name}{number}": Case(
+        f"{name}{suffix.title()}{number}.{suffix}": Case(
             changed(change, *options, *EVEN),
             reason="variable frame rate; frames not later than the one before: 1",
-            suffix=suffix,
             facts={"frames": 50, "late_frames": 1},
             predict="",
         )
         for name, suffix, changes, *options in (
-            ("SameTimeMkv", ".mkv", (matroska_time(20, 760), matroska_time(20, 750)), *H264, "-bf", "0"),
-            ("SameTimeFlv", ".flv", (flash_time(20, 760), flash_time(20, 750)), "-c:v", "flv"),
-            ("SameTimeTs", ".ts", (transport_time(20, 0), transport_time(20, 10)), *H264, "-bf", "0"),
+            ("SameTime", "mkv", (matroska_time(20, 760), matroska_time(20, 750)), *H264, "-bf", "0"),
+            ("SameTime", "flv", (flash_time(20, 760), flash_time(20, 750)), "-c:v", "flv"),
+            ("SameTime", "ts", (transport_time(20, 0), transport_time(20, 10)), *H264, "-bf", "0"),
         )
         for number, change in enumerate(changes)
     },
     **{
-        f"Slides{ms}{suffix[1:].title()}": Case(
+        f"Slides{ms}{suffix.title()}.{suffix}": Case(
             encoded("-vf", f"settb=1/1000,setpts=N*{ms}", *SLIDES, frames=12),
-            suffix=suffix,
             facts={"frames": 12, "rate": str(Fraction(1000, ms)), "frames_10": 11 * ms // 100 + 1},
             predict=r"has 0\.[15] fps: frames are repeated to make 10",
         )
         for ms in (2_000, 10_000)
-        for suffix in (".mp4", ".mkv")
+        for suffix in ("mp4", "mkv")
     },
-    "AlmostNoTime": bad(  # three frames within a millisecond, where a header promises 120
+    "AlmostNoTime.flv": bad(  # three frames within a millisecond, where a header promises 120
         changed(lambda video: flash_time(2, 1)(flash_time(1, 0)(video)), "-c:v", "flv", frames=3),
         "truncated",
         "3 of its 5 frames are left",
-        suffix=".flv",
     ),
-    "FlvOfNoSize": Case(
-        changed(lambda video: video.replace(b"filesize\0", b"filesize\0\x7f\xf8", 1), "-c:v", "flv"),
-        "good|bad",
-        ".*",
-        suffix=".flv",
+    "FlvOfNoSize.flv": Case(
+        changed(lambda video: video.replace(b"filesize\0", b"filesize\0\x7f\xf8", 1), "-c:v", "flv"), "good|bad", ".*"
     ),
-    "VariableRateCut": Case(  # which has lost two hundredths, and is uneven by itself
+    "VariableRateCut.mkv": Case(  # which has lost two hundredths, and is uneven by itself
         changed(cut(0.98), "-vf", "select=lt(mod(n\\,10)\\,3)", *SLIDES, "-g", "5", frames=100),
         reason="the file is cut short by .*",
-        suffix=".mkv",
         predict=".+",
     ),
-    "IdleScreen": Case(
-        encoded("-vf", IDLE, *SLIDES), reason="variable frame rate", suffix=".mkv", facts={"frames": 50}
+    "IdleScreen.mkv": Case(encoded("-vf", IDLE, *SLIDES), reason="variable frame rate", facts={"frames": 50}),
+    "BrowserWebm.webm": Case(
+        changed(without_durations, "-c:v", "libvpx", *EVEN), facts=whole(rate="25", codec="vp8"), predict=""
     ),
-    "BrowserWebm": Case(
-        changed(without_durations, "-c:v", "libvpx", *EVEN),
-        suffix=".webm",
-        facts=whole(rate="25", codec="vp8"),
-        predict="",
+    "LastFrameLong.mkv": Case(
+        encoded("-vf", "settb=1/1000,setpts=N*40+20000*gte(N\\,49)", *SLIDES), reason="variable.*", predict=""
     ),
-    "LastFrameLong": Case(
-        encoded("-vf", "settb=1/1000,setpts=N*40+20000*gte(N\\,49)", *SLIDES),
-        reason="variable.*",
-        suffix=".mkv",
-        predict="",
-    ),
-    "DashWithBFrames": Case(
-        encoded(*H264, "-bf", "3", "-movflags", "+dash", frames=15), suffix=".mp4", facts={"frames": 15}, predict=""
+    "DashWithBFrames.mp4": Case(
+        encoded(*H264, "-bf", "3", "-movflags", "+dash", frames=15), facts={"frames": 15}, predict=""
     ),
     "CopiedToAvi": Case(  # which counts an empty frame for every tick of 1/600 s
-        changed(as_avi, *SOUND, *H264, "-c:a", "aac", "-f", "mp4", "-movflags", "+empty_moov+frag_keyframe"),
+        changed(copied_to_avi, *SOUND, *H264, "-c:a", "aac", "-f", "mp4", "-movflags", "+empty_moov+frag_keyframe"),
         facts={"frames": 50},
         predict="",
     ),
@@ -641,49 +607,40 @@ CASES: dict[str, Case] = {
         predict="",
     ),
     # Tracks.
-    "SubtitlesLonger": Case(with_subtitles, suffix=".mp4", facts=whole(), predict=""),
-    "SubtitlesLongerMkv": Case(with_subtitles, suffix=".mkv", facts={"frames": 50}, predict=""),
+    "SubtitlesLonger.mp4": Case(with_subtitles, facts=whole(), predict=""),
+    "SubtitlesLongerMkv.mkv": Case(with_subtitles, facts={"frames": 50}, predict=""),
     **{
-        f"SecondPictureLonger{suffix[1:].title()}": Case(
+        f"SecondPictureLonger{suffix.title()}.{suffix}": Case(
             encoded("-f", "lavfi", "-i", f"{SMALL}4", "-map", "0", "-map", "1", *H264),
             reason="one of 2 picture tracks",
-            suffix=suffix,
             facts={"frames": 50, "width": 96, "tracks": 2},
             predict="has 2 picture tracks; shown is stream 0",
         )
-        for suffix in (".mp4", ".mkv")
+        for suffix in ("mp4", "mkv")
     },
-    "SoundLongerAndTimecode": Case(
-        encoded(*LONGER_SOUND, *H264, "-c:a", "aac", "-timecode", "01:00:00:00"),
-        suffix=".mov",
-        facts=whole(),
-        predict="",
+    "SoundLongerAndTimecode.mov": Case(
+        encoded(*LONGER_SOUND, *H264, "-c:a", "aac", "-timecode", "01:00:00:00"), facts=whole(), predict=""
     ),
-    "Timecode": Case(
-        encoded(*H264, "-timecode", "01:00:00:00"),
-        suffix=".mov",
-        facts=whole(codec="h264", width=96, height=64),
-        predict="",
+    "Timecode.mov": Case(
+        encoded(*H264, "-timecode", "01:00:00:00"), facts=whole(codec="h264", width=96, height=64), predict=""
     ),
-    "DefaultTrack": Case(
+    "DefaultTrack.mkv": Case(
         encoded(
             *("-f", "lavfi", "-i", f"{SMALL}4", "-map", "1", "-map", "0", *H264),
             *("-disposition:v:0", "0", "-disposition:v:1", "default"),
         ),
         reason="one of 2 picture tracks",
-        suffix=".mkv",
         facts={"frames": 50, "width": 96},
         predict="has 2 picture tracks; shown is stream 1",
     ),
     **{
-        f"Thumbnail{suffix[1:].title()}": Case(
+        f"Thumbnail{suffix.title()}.{suffix}": Case(
             encoded("-f", "lavfi", "-i", f"{SMALL}0.04", "-map", "1", "-map", "0", *codecs),
             reason="one of 2 picture tracks",
-            suffix=suffix,
             facts={"frames": 50, "width": 96},
             predict="has 2 picture tracks; shown is stream 1",
         )
-        for suffix, *codecs in ((".mp4", *H264), (".mkv", "-c:v:0", "mjpeg", "-c:v:1", "libx264"))
+        for suffix, *codecs in (("mp4", *H264), ("mkv", "-c:v:0", "mjpeg", "-c:v:1", "libx264"))
     },
     # Damaged, and yet all or nearly all there.
     "SoundDamaged": Case(
@@ -699,112 +656,95 @@ CASES: dict[str, Case] = {
         facts={"frames": 50},
     ),
     **{
-        f"BetweenKeyFrames{name}": Case(
+        f"BetweenKeyFrames{name}.ts": Case(
             changed(from_packet(0.1), *H264, *options, "-f", "mpegts", frames=200),
             reason=r"missing frames: \d+; (damaged frames: \d|the decoder complains, see detail)",
             detail="non-existing PPS 0 referenced",
-            suffix=".ts",
             facts={"frames": "1[678][0-9]"},
             predict=r"cut short, 1\d\d of 1\d\d frames .*non-existing PPS 0 referenced.*",
         )
         for name, options in {"": (), "OpenGop": ("-x264-params", "open-gop=1")}.items()
     },
-    "BetweenKeyFramesTooFar": bad(
+    "BetweenKeyFramesTooFar.ts": bad(
         changed(from_packet(0.3), *H264, "-f", "mpegts", frames=60),
         "truncated",
         r"\d\d of its \d\d frames are left",
-        suffix=".ts",
         predict=r"cut short, \d\d of \d\d frames .*non-existing PPS 0 referenced.*",
     ),
-    "OpenGopCut": Case(
+    "OpenGopCut.mp4": Case(
         copied_from(0.5, *H264, "-bf", "2", "-x264-params", "open-gop=1", "-f", "mpegts", frames=100),
         reason=r"(missing frames: \d; )?damaged frames: \d",
         detail="Missing reference picture.*|mmco: unref short failure",
-        suffix=".mp4",
         facts={"frames": "[789]."},
         predict=r"(cut short, .*; )?damaged, \d of \d\d frames are not whole \(.+\)",
     ),
-    "Trimmed": Case(
-        copied_from(0.8, *H264, "-f", "mp4", suffix=".mp4", frames=100),
-        suffix=".mp4",
-        facts={"frames": "[78]."},
-        predict="",
+    "Trimmed.mp4": Case(
+        copied_from(0.8, *H264, "-f", "mp4", suffix=".mp4", frames=100), facts={"frames": "[78]."}, predict=""
     ),
-    "FlvCutAt50": bad(changed(cut(0.5), "-c:v", "flv"), "truncated", suffix=".flv", predict="cut short, .*"),
-    "WmvCutAt50": bad(
-        changed(cut(0.5), "-c:v", "wmv2"), "truncated", suffix=".wmv", predict="cut short by .* bytes; .*"
-    ),
-    "FlvWithSoundCutAt50": bad(
-        changed(cut(0.5), *SOUND, "-c:v", "flv", "-c:a", "mp3", "-ar", "22050"),
-        "truncated",
-        suffix=".flv",
-        predict=".+",
+    "FlvCutAt50.flv": bad(changed(cut(0.5), "-c:v", "flv"), "truncated", predict="cut short, .*"),
+    "WmvCutAt50.wmv": bad(changed(cut(0.5), "-c:v", "wmv2"), "truncated", predict="cut short by .* bytes; .*"),
+    "FlvWithSoundCutAt50.flv": bad(
+        changed(cut(0.5), *SOUND, "-c:v", "flv", "-c:a", "mp3", "-ar", "22050"), "truncated", predict=".+"
     ),
     **{
-        f"{suffix[1:].title()}HalfFilled": bad(  # a download that was given its full size, and broke off
-            changed(half_filled, *SOUND, *options, "-ar", "22050"), "truncated|damaged", suffix=suffix, predict=".+"
+        f"{suffix.title()}HalfFilled.{suffix}": bad(  # a download that was given its full size, and broke off
+            changed(half_filled, *SOUND, *options, "-ar", "22050"), "truncated|damaged", predict=".+"
         )
-        for suffix, *options in ((".wmv", "-c:v", "wmv2"), (".flv", "-c:v", "flv"), (".mkv", *H264), (".avi", *XVID))
+        for suffix, *options in (("wmv", "-c:v", "wmv2"), ("flv", "-c:v", "flv"), ("mkv", *H264), ("avi", *XVID))
     },
-    "HoleInMp4": bad(
+    "HoleInMp4.mp4": bad(
         changed(hole, "-c:v", "libvpx-vp9", "-deadline", "realtime", "-g", "12", "-movflags", "+faststart"),
         "truncated",
-        suffix=".mp4",
         predict=".+",
     ),
-    "JoinedAndHit": Case(  # the clock jumps by a quarter of an hour; the hit is one frame's
+    "JoinedAndHit.ts": Case(  # the clock jumps by a quarter of an hour; the hit is one frame's
         joined_and_hit,
         reason="(damaged frames: .*|the decoder complains, see detail)",
-        suffix=".ts",
         facts={"frames": 200},
         predict=".+",
     ),
-    "HitInVariableRate": Case(
+    "HitInVariableRate.mkv": Case(
         changed(hit_near_end, "-vf", UNEVEN, *SLIDES, "-bf", "0", frames=100),
         reason=r"damaged frames: \d; variable frame rate.*",
-        suffix=".mkv",
         facts={"frames": 100},
         predict="damaged, .*",
     ),
-    "MkvClustersHit": bad(
-        changed(clusters_hit, *H264, "-cluster_time_limit", "400"), "truncated|damaged|not a video", suffix=".mkv"
+    "MkvClustersHit.mkv": bad(
+        changed(clusters_hit, *H264, "-cluster_time_limit", "400"), "truncated|damaged|not a video"
     ),
     # High dynamic range.
     **{
-        name: Case(
+        f"{name}.{suffix}": Case(
             encoded(
                 *("-vf", f"setparams=color_primaries=bt2020:color_trc={transfer}:colorspace=bt2020nc"),
                 *("-c:v", "libx265", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p10le"),
             ),
             reason=rf"high dynamic range \({name}\), stored without tone mapping",
-            suffix=suffix,
             facts=whole(hdr=name),
             predict=rf"has high dynamic range \({name}\), .*",
         )
-        for (name, transfer), suffix in zip(HDR.items(), (".mp4", ".mkv"), strict=True)
+        for name, transfer, suffix in (("PQ", "smpte2084", "mp4"), ("HLG", "arib-std-b67", "mkv"))
     },
     # Other containers that hold their own frames, by their suffixes.
     **{
-        f"Suffix{suffix[1:].title()}": Case(
-            encoded(*options), suffix=suffix, facts=whole(rate="25", codec=codec), predict=""
-        )
+        f"Suffix{suffix.title()}.{suffix}": Case(encoded(*options), facts=whole(rate="25", codec=codec), predict="")
         for suffix, codec, *options in (
-            (".gif", "gif", "-f", "gif"),
-            (".dv", "dvvideo", "-s", "720x576", "-pix_fmt", "yuv420p"),
-            (".mxf", "mpeg2video", "-c:v", "mpeg2video"),
-            (".y4m", "rawvideo", "-pix_fmt", "yuv420p"),
-            (".nut", "ffv1", "-c:v", "ffv1"),
-            (".ivf", "vp8", "-c:v", "libvpx"),
-            (".h264", "h264", *H264),
-            (".hevc", "hevc", "-c:v", "libx265", "-x265-params", "log-level=error"),
-            (".m4v", "h264", *H264, "-f", "mp4"),
-            (".mpeg", "mpeg2video", "-c:v", "mpeg2video"),
-            (".ts", "h264", *H264),
-            (".m2ts", "h264", *H264),
-            (".wmv", "wmv2", "-c:v", "wmv2"),
-            (".flv", "h264", *H264),
-            (".3gp", "mpeg4", "-c:v", "mpeg4"),
-            (".ogv", "theora", "-c:v", "libtheora"),
+            ("gif", "gif", "-f", "gif"),
+            ("dv", "dvvideo", "-s", "720x576", "-pix_fmt", "yuv420p"),
+            ("mxf", "mpeg2video", "-c:v", "mpeg2video"),
+            ("y4m", "rawvideo", "-pix_fmt", "yuv420p"),
+            ("nut", "ffv1", "-c:v", "ffv1"),
+            ("ivf", "vp8", "-c:v", "libvpx"),
+            ("h264", "h264", *H264),
+            ("hevc", "hevc", "-c:v", "libx265", "-x265-params", "log-level=error"),
+            ("m4v", "h264", *H264, "-f", "mp4"),
+            ("mpeg", "mpeg2video", "-c:v", "mpeg2video"),
+            ("ts", "h264", *H264),
+            ("m2ts", "h264", *H264),
+            ("wmv", "wmv2", "-c:v", "wmv2"),
+            ("flv", "h264", *H264),
+            ("3gp", "mpeg4", "-c:v", "mpeg4"),
+            ("ogv", "theora", "-c:v", "libtheora"),
         )
     },
     # Names and lists.
@@ -818,7 +758,7 @@ CASES: dict[str, Case] = {
         )
     },
     "OfficialNameUnlisted": bad(
-        encoded(), "unlisted", "in neither list of split 1", file="Odd/v_Odd_g08_c99.avi", side=""
+        encoded(), "unlisted", r"column split1 of videos\.csv is empty", file="Odd/v_Odd_g08_c99.avi", side=""
     ),
     "OtherClassFolder": bad(encoded(), "unlisted", file="Unknown/v_Unknown_g08_c01.avi", side=""),
     "Absent": Case(lambda path: None, "absent", "listed, not found", ""),
@@ -861,16 +801,16 @@ CASES: dict[str, Case] = {
     "Aside": bad(Path.mkdir, "not a video", "a folder", file="Odd/aside", side=""),
     "PlaylistOfAFile": bad(lure(playlist("aside/canary.ts")), "not a video", "its format, hls, is not read: .*"),
     "PlaylistOfAUrl": bad(lure(playlist("LISTENER/canary.ts")), "not a video"),
-    "PlaylistInMkv": bad(lure(playlist("LISTENER/other.ts")), "not a video", suffix=".mkv"),
+    "PlaylistInMkv.mkv": bad(lure(playlist("LISTENER/other.ts")), "not a video"),
     "ConcatenatedFile": bad(lure("ffconcat version 1.0\nfile aside/canary.avi\n"), "not a video"),
     "ConcatenatedUrl": bad(lure("ffconcat version 1.0\nfile LISTENER/canary.avi\n"), "not a video"),
     "Dash": bad(lure(MANIFEST_OF_DASH), "not a video"),
-    "DashInMp4": bad(lure(MANIFEST_OF_DASH + " "), "not a video", suffix=".mp4"),
+    "DashInMp4.mp4": bad(lure(MANIFEST_OF_DASH + " "), "not a video"),
     "Session": bad(lure(SESSION), "not a video"),
     "Redirection": bad(
         lure('<asx version="3.0"><entry><ref href="LISTENER/canary.avi"/></entry></asx>'), "not a video"
     ),
-    "ExternalTrack": bad(external_track, "damaged|not a video", suffix=".mov"),
+    "ExternalTrack.mov": bad(external_track, "damaged|not a video"),
     # Changed between index and decode.
     "Changed": bad(encoded(), "changed", "content differs from the index; .*", later=encoded(frames=20)),
     "Gone": bad(encoded(), "unreadable", "No such file or directory", later=Path.unlink),
@@ -915,12 +855,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Site:
-    """The folder, what is found in it by a plain walk, and all that the pipeline says of it. rows: by video."""
+    """The folder, what is found in it by a plain walk, and all that the pipeline says of it. rows: of the manifest, by
+    video."""
 
     raw: Path
     out: Path
     walked: frozenset[str]
-    index: pd.DataFrame
+    table: pd.DataFrame
     config: DecodeConfig
     manifest: pd.DataFrame
     rows: dict[str, object]
@@ -928,18 +869,6 @@ class Site:
     opened: int
     hits: Sequence[str]
     watch: Watch
-
-
-def write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
-    """The official files, CRLF, for the videos of "train" and "test"."""
-    classes = sorted({key.split("/")[0] for side in keys.values() for key in side})
-    lines = {"classInd.txt": [f"{i} {name}" for i, name in enumerate(classes, start=1)]}
-    for number in (1, 2, 3):
-        lines[f"trainlist0{number}.txt"] = [f"{key} {classes.index(key.split('/')[0]) + 1}" for key in keys["train"]]
-        lines[f"testlist0{number}.txt"] = list(keys["test"])
-    folder.mkdir(parents=True)
-    for name, content in lines.items():
-        (folder / name).write_bytes("".join(f"{line}\r\n" for line in content).encode())
 
 
 def walk(videos: Path) -> frozenset[str]:
@@ -953,12 +882,6 @@ def walk(videos: Path) -> frozenset[str]:
         if depth == 1:
             folders.clear()
     return frozenset(os.path.relpath(file, videos) for file in found if not os.path.basename(file).startswith("."))
-
-
-def planned(raw: Path, index: pd.DataFrame, config: DecodeConfig) -> tuple[list[Row], dict[str, Path]]:
-    lists = raw / "ucfTrainTestlist"
-    rows = plan_rows(index.itertuples(), labels=read_labels(lists), split=read_split(lists, 1), config=config)
-    return rows, {row.video: raw / row.path for row in index.itertuples()}
 
 
 @pytest.fixture(scope="module")
@@ -977,7 +900,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, listener: type[Listener]) -> 
     aside = videos / "Odd" / "aside"
     aside.mkdir(parents=True)
     for suffix, options in {"avi": XVID, "mp4": H264, "ts": (*H264, "-f", "mpegts")}.items():
-        encode(aside / f"canary.{suffix}", *options)
+        encode_any(aside / f"canary.{suffix}", *options)
     aside.rename(raw / "aside")
     for name, case in CASES.items():
         path = videos / case.path(name)
@@ -992,19 +915,20 @@ def site(tmp_path_factory: pytest.TempPathFactory, listener: type[Listener]) -> 
         {side: [case.video(name) for name, case in CASES.items() if case.side == side] for side in ("train", "test")},
     )
     walked = walk(videos)
-    index = index_videos(videos, relative_to=raw)
+    table = table_in(raw)
+    write_table(table, raw)
     for name, case in CASES.items():
         if case.later:
             case.later(videos / case.path(name))
     config = decode_config(max_bad_fraction=1.0)
-    rows, paths = planned(raw, index, config)
+    rows, paths = plan_rows(table, config), files_of(table, raw)
     watch = Watch(sorted((videos / "Odd" / "aside").glob("*")))
     out = tmp_path_factory.mktemp("out")
     manifest = make_manifest(ingest(rows, paths, config, work=out))
     opened, hits = watch.opened(), list(listener.hits)
-    check_accounts(manifest, index, out)
+    check_accounts(manifest, table, out)
     by_video = {row.video: row for row in manifest.itertuples()}
-    return Site(raw, out, walked, index, config, manifest, by_video, summarise(manifest), opened, hits, watch)
+    return Site(raw, out, walked, table, config, manifest, by_video, summarise(manifest), opened, hits, watch)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -1020,7 +944,7 @@ def test_every_case_is_a_row_that_says_what_it_is(site: Site, name: str) -> None
         assert re.fullmatch(str(expected), str(getattr(row, column))), f"{column}: {getattr(row, column)}"
 
 
-CARD = ModelCard("lvln", {}, 32, 32, 3, 3, "first_output", True, LossConfig(1, 0, 0), {}, "")
+CARD = ModelCard("lvln", {}, 32, 32, 3, 3, False, True, {"dssim": 1.0}, {}, "")
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.predict is not None])
@@ -1034,8 +958,9 @@ def test_predict_reads_it_too(site: Site, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_every_file_found_is_one_row_and_the_totals_add_up(site: Site) -> None:
-    assert set(site.index["path"]) == {f"UCF-101/{file}" for file in site.walked}
-    assert len(site.index) == len(site.walked)
+    found = site.table[site.table["path"] != ""]
+    assert set(found["path"]) == {f"UCF-101/{file}" for file in site.walked}
+    assert len(found) == len(site.walked)
     verdicts, videos = Counter(site.manifest["verdict"]), site.summary["videos"]
     assert videos == {"found": len(site.walked), "good": verdicts["good"], "bad": verdicts["bad"], "absent": 2}
     assert videos["good"] + videos["bad"] == videos["found"]
@@ -1082,7 +1007,7 @@ def test_no_other_file_is_opened_and_nothing_is_asked_of_the_network(site: Site)
     [
         ("ConcatenatedFile", ()),
         ("Dash", ("-protocol_whitelist", "file,http,tcp")),
-        ("ExternalTrack", ("-enable_drefs", "1")),
+        ("ExternalTrack.mov", ("-enable_drefs", "1")),
     ],
 )
 def test_the_lures_would_work(site: Site, listener: type[Listener], name: str, allow: Sequence[str]) -> None:
@@ -1099,46 +1024,18 @@ def test_the_lures_would_work(site: Site, listener: type[Listener], name: str, a
 # --- through the command line ----------------------------------------------------------------------------------------
 
 
-def make_project(folder: Path, raw: Path, **decode: object) -> Path:
-    """A folder to run the stages in, whose data/raw is a link to `raw`."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "presets" / "tiny.yaml")
-    params["decode"].update({"max_bad_fraction": 1.0, "videos_per_shard": 8, **decode})
-    (folder / "data").mkdir(parents=True)
-    (folder / "data" / "raw").symlink_to(raw)
-    yaml.dump(params, folder / "params.yaml")
-    return folder
-
-
-def run_stage(project: Path, stage: str = "decode", **options: object) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **options.pop("env", {})}
-    command = [sys.executable, "-m", f"stages.{stage}"]
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, **options)
-
-
-def read_manifest(project: Path) -> dict[str, object]:
-    table = pd.read_csv(project / "data" / "manifest.csv", keep_default_na=False, encoding_errors="surrogateescape")
-    return {row.video: row for row in table.itertuples()}
+def manifest_rows(project: Path) -> dict[str, object]:
+    return {row.video: row for row in read_manifest(project / "data").itertuples()}
 
 
 def fine_raw(folder: Path, *more: str) -> Path:
     """A good video for each split, and more in the training list."""
     train = ["Odd/v_Fine_g08_c01.avi", "Odd/v_Fine_g22_c01.avi", *(f"Odd/v_{name}_g09_c01.avi" for name in more)]
-    keys = {"train": train, "test": ["Odd/v_Fine_g01_c01.avi"]}
-    (folder / "UCF-101" / "Odd").mkdir(parents=True)
-    for key in [*keys["train"], *keys["test"]]:
-        encode(folder / "UCF-101" / key)
-    write_lists(folder / "ucfTrainTestlist", keys)
-    return folder
-
-
-def digests(shards: Path) -> dict[str, str]:
-    return {str(tar.relative_to(shards)): sha256_of(tar) for tar in shards.glob("*/*.tar")}
+    return make_raw(folder, {"train": train, "test": ["Odd/v_Fine_g01_c01.avi"]})
 
 
 def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
-    write_index(site.index, site.raw)
-    project = make_project(tmp_path / "project", site.raw, jpeg_quality=site.config.jpeg_quality)
+    project = make_project(tmp_path / "project", site.raw, **asdict(site.config))
     done = run_stage(project)
     assert done.returncode == 0, done.stderr
     assert f"videos: found {len(site.walked)}, " in done.stdout
@@ -1146,32 +1043,29 @@ def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
     assert (project / "data" / "manifest.csv").read_bytes() == expected.encode("utf-8", "surrogateescape")
     metrics = json.loads((project / "metrics" / "decode.json").read_text())
     assert metrics == json.loads(json.dumps(site.summary))
-    assert digests(project / "data" / "shards") == digests(site.out)
+    assert shard_digests(project / "data" / "shards") == shard_digests(site.out)
     assert not (project / "runs" / "decode").exists()
 
 
 def test_too_many_bad_videos_stop_the_stage_with_a_list(site: Site, tmp_path: Path) -> None:
-    write_index(site.index, site.raw)
     done = run_stage(make_project(tmp_path / "project", site.raw, max_bad_fraction=0.01))
     assert done.returncode == 1
     assert "over decode.max_bad_fraction = 0.01" in done.stderr
     assert "Odd/v_ZeroBytes_g08_c01.avi: empty, a file of no bytes" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Every file and its verdict: runs/decode/manifest.csv" in done.stderr
+    assert len(read_manifest(tmp_path / "project" / "runs" / "decode")) == len(site.manifest)
 
 
 def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> None:
     raw = fine_raw(tmp_path / "raw", "Hangs")
-    write_index(index_videos(raw / "UCF-101", relative_to=raw), raw)
-    project = make_project(tmp_path / "project", raw, timeout_s=2)
-    stand_in, seconds = tmp_path / "ffmpeg", f"{random.SystemRandom().randrange(10**6, 10**7)}"
+    write_table(table_in(raw), raw)
+    project = make_project(tmp_path / "project", raw, timeout_s=2, max_bad_fraction=1.0)
+    seconds = f"{random.SystemRandom().randrange(10**6, 10**7)}"
     # Deaf to a polite signal, as a process that waits for a dead disk is.
-    stand_in.write_text(
-        f"#!/bin/sh\ncase \"$*\" in *v_Hangs_*) trap '' TERM INT; exec sleep {seconds};; esac\nexec '{FFMPEG}' \"$@\"\n"
-    )
-    stand_in.chmod(0o755)
-    done = run_stage(project, env={"IMAGEIO_FFMPEG_EXE": str(stand_in)}, timeout=120)
+    done = run_stage(project, env=stand_in(tmp_path / "ffmpeg", f"*v_Hangs_*) trap '' TERM INT; exec sleep {seconds}"))
     assert done.returncode == 0, done.stderr
-    rows = read_manifest(project)
+    rows = manifest_rows(project)
     hung = rows.pop("Odd/v_Hangs_g09_c01.avi")
     assert (hung.verdict, hung.reason) == ("bad", "time limit")
     assert hung.detail == "decoding took longer than 2 s"
@@ -1191,11 +1085,10 @@ def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> 
 def test_an_end_of_the_pass_that_counts_damage_is_judged_as_one_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], words: str
 ) -> None:
-    video, stand_in = tmp_path / "v.avi", tmp_path / "ffmpeg"
+    video = tmp_path / "v.avi"
     changed(hit_near_end)(video)
-    stand_in.write_text(f'#!/bin/sh\ncase "$*" in *-debug_ts*) {end};; esac\nexec \'{FFMPEG}\' "$@"\n')
-    stand_in.chmod(0o755)
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(stand_in))
+    for name, value in stand_in(tmp_path / "ffmpeg", f"*-debug_ts*) {end}").items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(error, match=words):
         decode(video, tmp_path, height=32, width=32, quality=90, timeout_s=60)
 
@@ -1217,12 +1110,11 @@ def test_what_may_not_be_read_is_a_row(tmp_path: Path) -> None:
     user = {"preexec_fn": give_up_privileges} if os.geteuid() == 0 else {}
     if subprocess.run(["cat", closed[0]], capture_output=True, check=False, **user).returncode == 0:
         pytest.skip("root's privileges cannot be given up here")
-    project = make_project(tmp_path / "project", tmp_path / "fetched")
-    yaml = YAML()
-    params = yaml.load(project / "params.yaml")
-    params["source"].update(kind="folder", folder={"root": str(videos), "lists": str(raw / "ucfTrainTestlist")})
-    yaml.dump(params, project / "params.yaml")
     (tmp_path / "fetched").mkdir()
+    project = make_project(tmp_path / "project", tmp_path / "fetched")
+    paths = {"root": str(videos), "lists": str(raw / "ucfTrainTestlist")}
+    settings = {"source": {"kind": "folder", "folder": paths}, "decode": {"max_bad_fraction": 1.0}}
+    write_params(project, settings)
     fetched = run_stage(project, "fetch", **user)
     assert fetched.returncode == 0, fetched.stderr
     closed.append(videos / "Odd" / "v_ClosedLater_g09_c01.avi")
@@ -1231,7 +1123,7 @@ def test_what_may_not_be_read_is_a_row(tmp_path: Path) -> None:
     for path in closed:
         path.chmod(0o700)
     assert done.returncode == 0, done.stderr
-    said = {name: (row.verdict, row.reason, row.detail) for name, row in read_manifest(project).items()}
+    said = {name: (row.verdict, row.reason, row.detail) for name, row in manifest_rows(project).items()}
     assert {name: row for name, row in said.items() if row[0] != "good"} == {
         path.relative_to(videos).as_posix(): ("bad", "unreadable", "Permission denied") for path in closed
     }
@@ -1243,16 +1135,16 @@ def test_what_may_not_be_read_is_a_row(tmp_path: Path) -> None:
 # --- what would stop the run, and so has a folder of its own ---------------------------------------------------------
 
 
-def ingested(raw: Path, out: Path, **changes: object) -> dict[str, object]:
-    config = decode_config(**changes)
-    rows, paths = planned(raw, index_videos(raw / "UCF-101", relative_to=raw), config)
+def ingested(raw: Path, out: Path) -> dict[str, object]:
+    rows, paths, config = plan(raw)
     return {row.video: row for row in make_manifest(ingest(rows, paths, config, work=out)).itertuples()}
 
 
 def test_a_title_is_not_taken_for_the_decoders_word(tmp_path: Path) -> None:
     """A run that stops for good at one file's title cannot be ended by running again."""
     raw = fine_raw(tmp_path / "raw", "Titled")
-    encode(raw / "UCF-101" / "Odd" / "v_Titled_g09_c01.avi", *XVID, "-metadata", "title=Exiting, received signal 15")
+    titled = raw / "UCF-101" / "Odd" / "v_Titled_g09_c01.avi"
+    encode_any(titled, *XVID, "-metadata", "title=Exiting, received signal 15")
     assert {row.verdict for row in ingested(raw, tmp_path / "out").values()} == {"good"}
 
 
@@ -1261,38 +1153,31 @@ def test_a_title_is_not_taken_for_the_decoders_word(tmp_path: Path) -> None:
 
 def real_raw(folder: Path, clips: Sequence[Path]) -> Path:
     """Real clips in the training list, beside a made video for each of the other splits."""
+    real = {clip.name: clip for clip in clips}
     train = [f"{clip.parent.name}/{clip.name}" for clip in clips]
-    keys = {"train": [*train, "Odd/v_Fine_g22_c01.avi"], "test": ["Odd/v_Fine_g01_c01.avi"]}
-    for clip, key in zip(clips, train, strict=True):
-        (folder / "UCF-101" / key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip, folder / "UCF-101" / key)
-    (folder / "UCF-101" / "Odd").mkdir()
-    for key in (keys["train"][-1], *keys["test"]):
-        encode(folder / "UCF-101" / key)
-    write_lists(folder / "ucfTrainTestlist", keys)
-    return folder
+    videos = {"train": [*train, "Odd/v_Fine_g22_c01.avi"], "test": ["Odd/v_Fine_g01_c01.avi"]}
+    return make_raw(
+        folder, videos, lambda path: shutil.copy(real[path.name], path) if path.name in real else encode_any(path)
+    )
 
 
 def test_real_packed_b_frames_are_all_there(real_clips: Path, tmp_path: Path) -> None:
     clips = [real_clips / "UCF-101" / "Archery" / f"v_Archery_g03_c0{clip}.avi" for clip in (1, 2)]
     rows = ingested(real_raw(tmp_path / "raw", clips), tmp_path / "out")
     found = [rows[f"Archery/{clip.name}"] for clip in clips]
-    assert [(row.verdict, row.packed, row.frames, row.header_frames) for row in found] == [
-        ("good", True, 150, 150),
-        ("good", True, 176, 176),
-    ]
+    said = [(row.verdict, row.packed, row.frames, row.header_frames) for row in found]
+    assert said == [("good", True, 150, 150), ("good", True, 176, 176)]
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(10, "bad: .*"), (50, "bad: .*"), (99, "bad: .*|good: .+")])
 def test_real_clips_cut_short_are_noticed(real_clips: Path, tmp_path: Path, percent: int, expected: str) -> None:
     clips = sorted((real_clips / "UCF-101").glob("*/*_g01_c01.avi"))
     raw = real_raw(tmp_path / "raw", clips)
-    for clip in clips:
-        file = raw / "UCF-101" / clip.parent.name / clip.name
+    names = [f"{clip.parent.name}/{clip.name}" for clip in clips]
+    for file in (raw / "UCF-101" / name for name in names):
         file.write_bytes(cut(percent / 100)(file.read_bytes()))
     rows = ingested(raw, tmp_path / "out")
-    said = {clip.name: rows[f"{clip.parent.name}/{clip.name}"] for clip in clips}
-    said = {name: f"{row.verdict}: {row.reason}" for name, row in said.items()}
+    said = {name: f"{rows[name].verdict}: {rows[name].reason}" for name in names}
     assert {name: row for name, row in said.items() if not re.fullmatch(expected, row)} == {}
 
 
@@ -1303,21 +1188,8 @@ def other_ffmpeg() -> str:
     """Another version than ours that can be run the same way; skips the test when there is none."""
     for found in filter(None, (os.environ.get("OTHER_FFMPEG"), shutil.which("ffmpeg"))):
         version = call(found, "-version").decode().split("\n", 1)[0].split(" Copyright")[0]
-        dry_run = [
-            found,
-            "-v",
-            "quiet",
-            "-f",
-            "lavfi",
-            "-i",
-            "color=d=1",
-            "-fps_mode",
-            "passthrough",
-            "-f",
-            "null",
-            "-",
-        ]
-        if version != ffmpeg_version() and subprocess.run(dry_run, check=False).returncode == 0:
+        dry_run = f"{found} -v quiet -f lavfi -i color=d=1 -fps_mode passthrough -f null -"
+        if version != ffmpeg_version() and subprocess.run(dry_run.split(), check=False).returncode == 0:
             return found
     pytest.skip("no other ffmpeg of version 5.1 or later on the PATH or in OTHER_FFMPEG")
 
@@ -1330,11 +1202,11 @@ def test_another_ffmpeg_makes_the_same_shards(source: str, request: pytest.Fixtu
         raw = real_raw(tmp_path / "raw", clips)
     else:
         raw = fine_raw(tmp_path / "raw")
-    write_index(index_videos(raw / "UCF-101", relative_to=raw), raw)
+    write_table(table_in(raw), raw)
     made = []
     for name, env in {"ours": {}, "other": {"IMAGEIO_FFMPEG_EXE": other}}.items():
         project = make_project(tmp_path / name, raw)
         done = run_stage(project, env=env)
         assert done.returncode == 0, done.stderr
-        made.append(digests(project / "data" / "shards"))
+        made.append(shard_digests(project / "data" / "shards"))
     assert made[0] == made[1]

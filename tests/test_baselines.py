@@ -7,28 +7,33 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from pipeline.evaluation import baselines as module
-from pipeline.evaluation.baselines import absent, baselines, copy_last, optical_flow
-from pipeline.evaluation.quality import psnr
-from pipeline.nets.blocks import warp
+from pipeline.evaluation.baselines import BASELINES, baselines, copy_last, optical_flow, skipped
+from pipeline.evaluation.metrics import psnr
+from pipeline.images import warp
 
 DX, DY = 1.5, -1.0  # pixels a frame
 
 
+def make_texture(seed: int, size: int) -> np.ndarray:
+    """float32 (3, size, size) in [0, 1]"""
+    noise = gaussian_filter(np.random.default_rng(seed).random((3, size, size)), 2, axes=(1, 2))
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def texture() -> np.ndarray:
-    noise = gaussian_filter(np.random.default_rng(0).random((3, 160, 160)), 2, axes=(1, 2))
-    return ((noise - noise.min()) / (noise.max() - noise.min())).astype(np.float32)
+    return make_texture(0, 160)
 
 
-def moved(texture: np.ndarray, *, frames: int, height: int = 64, width: int = 96) -> Tensor:
-    """(1, frames, 3, height, width): a window on a texture that moves by (DX, DY) a frame."""
-    y, x = np.mgrid[:height, :width] + 30.0
-    clip = [[map_coordinates(channel, [y - t * DY, x - t * DX], order=3) for channel in texture] for t in range(frames)]
+def moved(texture: np.ndarray, *times: float) -> Tensor:
+    """(1, frames, 3, 64, 96): a window on a texture that moves by (DX, DY) a frame, at these times."""
+    y, x = np.mgrid[:64, :96] + 30.0
+    clip = [[map_coordinates(channel, [y - t * DY, x - t * DX], order=3) for channel in texture] for t in times]
     return torch.from_numpy(np.array(clip)).clamp(0, 1).unsqueeze(0)
 
 
 def test_flow_points_from_a_pixel_to_where_it_is_found(texture: np.ndarray) -> None:
-    now, before = moved(texture, frames=2)[0, [1, 0]].unsqueeze(1)
+    now, before = moved(texture, 1, 0)[0].unsqueeze(1)
     flow = optical_flow(now, before)
     assert flow.shape == (1, 2, 64, 96)
     inside = flow[0, :, 8:-8, 8:-8].median(-1).values.median(-1).values
@@ -37,8 +42,7 @@ def test_flow_points_from_a_pixel_to_where_it_is_found(texture: np.ndarray) -> N
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (160, 128)])
 def test_flow_at_other_sizes(height: int, width: int) -> None:
-    noise = gaussian_filter(np.random.default_rng(1).random((3, 200, 200)), 2, axes=(1, 2))
-    texture = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+    texture = make_texture(1, 200)
     clip = torch.from_numpy(np.stack([texture[:, 10 : 10 + height, 10 + t : 10 + t + width] for t in (0, 2)]))
     flow = optical_flow(clip[1:], clip[:1])  # the texture went 2 to the left: it is found 2 to the right
     assert flow.shape == (1, 2, height, width)
@@ -47,24 +51,18 @@ def test_flow_at_other_sizes(height: int, width: int) -> None:
 
 def test_velocities_and_oracle_on_constant_motion(texture: np.ndarray) -> None:
     """The window's border, which comes from outside, is left out."""
-    clip = moved(texture, frames=6)
-    seeds, targets = clip[:, :3], clip[:, 3:]
-    found = baselines(seeds, targets)
-    assert set(found) == {"copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle"}
+    clip = moved(texture, *range(6))
+    context, targets = clip[:, :3], clip[:, 3:]
+    found = baselines(context, targets)
+    assert tuple(found) == BASELINES == ("copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
     inside = np.s_[..., 10:-10, 10:-10]
     quality = {name: psnr(frames[0][inside], targets[0][inside]) for name, frames in found.items()}
     assert (quality["constant_velocity"] > 30).all()
     assert (quality["oracle"] > 33).all()
     assert (quality["half_velocity"] < quality["constant_velocity"] - 3).all()
     assert (quality["copy_last"] < quality["half_velocity"] - 1).all()
-    for k in (1, 2, 3):  # half velocity: half the way
-        halfway = torch.from_numpy(np.array(moved_by(texture, 2 + k / 2)))
-        assert psnr(found["half_velocity"][0, k - 1][inside][None], halfway[inside][None]) > 30
-
-
-def moved_by(texture: np.ndarray, t: float) -> list[np.ndarray]:
-    y, x = np.mgrid[:64, :96] + 30.0
-    return [map_coordinates(channel, [y - t * DY, x - t * DX], order=3) for channel in texture]
+    halfway = moved(texture, 2.5, 3, 3.5)
+    assert (psnr(found["half_velocity"][0][inside], halfway[0][inside]) > 30).all()
 
 
 def test_nothing_moves() -> None:
@@ -74,16 +72,16 @@ def test_nothing_moves() -> None:
 
 
 def test_mean_of_two_and_copy_last() -> None:
-    seeds = torch.rand(2, 3, 3, 32, 32)
+    context = torch.rand(2, 3, 3, 32, 32)
     targets = torch.rand(2, 4, 3, 32, 32)
-    found = baselines(seeds, targets)
+    found = baselines(context, targets)
     assert all(frames.shape == targets.shape for frames in found.values())
-    copied = copy_last(seeds, horizon=4)
+    copied = copy_last(context, horizon=4)
     assert copied.shape == (2, 4, 3, 32, 32)
     for k in range(4):
-        assert torch.equal(copied[:, k], seeds[:, 2])
-        assert torch.equal(found["copy_last"][:, k], seeds[:, 2])
-        torch.testing.assert_close(found["mean_of_two"][:, k], (seeds[:, 1] + seeds[:, 2]) / 2)
+        assert torch.equal(copied[:, k], context[:, 2])
+        assert torch.equal(found["copy_last"][:, k], context[:, 2])
+        torch.testing.assert_close(found["mean_of_two"][:, k], (context[:, 1] + context[:, 2]) / 2)
 
 
 def test_warp_is_scipys_interpolation() -> None:
@@ -98,14 +96,14 @@ def test_warp_is_scipys_interpolation() -> None:
             np.testing.assert_allclose(out[n, c].numpy(), expected, atol=1e-9)
 
 
-def test_without_opencv_or_a_second_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds, targets = torch.rand(1, 3, 3, 32, 32), torch.rand(1, 2, 3, 32, 32)
-    every = set(baselines(seeds, targets))
+def test_without_opencv_or_a_second_context_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, targets = torch.rand(1, 3, 3, 32, 32), torch.rand(1, 2, 3, 32, 32)
+    every = set(baselines(context, targets))
     for cv2 in (module.cv2, None):
         monkeypatch.setattr(module, "cv2", cv2)
         for count in (1, 3):
-            found = set(baselines(seeds[:, :count], targets))
-            assert found | set(absent(count)) == every
-            assert not found & set(absent(count))
-    assert set(absent(3)) == {"constant_velocity", "half_velocity", "oracle"}
-    assert "OpenCV" in absent(3)["oracle"]
+            found = set(baselines(context[:, :count], targets))
+            assert found | set(skipped(count)) == every
+            assert not found & set(skipped(count))
+    assert set(skipped(3)) == {"constant_velocity", "half_velocity", "oracle"}
+    assert "OpenCV" in skipped(3)["oracle"]

@@ -1,5 +1,7 @@
 """The moving circle: files of the official form, a circle where the config says, and its centre as it is found."""
 
+from dataclasses import replace
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -10,35 +12,32 @@ from pipeline.clips.clips import read_frames
 from pipeline.clips.shards import open_videos
 from pipeline.datasets import circles
 from pipeline.datasets.circles import CLASSES, SEQUENCES, CirclesConfig, trajectory
-from pipeline.datasets.source import SourceConfig, fetch
-from pipeline.datasets.ucf101 import read_labels, read_split
-from pipeline.decode.ingest import ingest
+from pipeline.datasets.source import fetch
+from pipeline.datasets.table import read_table
+from pipeline.decode.dataset import decode_dataset
+from pipeline.decode.plan import plan_rows
 from pipeline.evaluation.figures import filter_sheet
 from pipeline.experiments.circle_errors import centre_errors, centres
 from pipeline.experiments.filters import compare, most_varied, watch
 from pipeline.nets.build import build_net
+from pipeline.nets.ladder import LEVELS
 from pipeline.nets.rollout import predict
 from pipeline.settings import ParamsError, from_dict
-from pipeline.training.losses import LossConfig
-from pipeline.training.model_card import ModelCard
-from tests.conftest import plan
-from tests.test_motions import files
+from tests.support.decode import decode_config
+from tests.support.evaluation import CARD, CPU
+from tests.support.nets import small as fresh
+from tests.support.sources import source
+from tests.support.videos import files
 
 TREE = {"seed": 3, "diameter": 60.0, "speed": 4.0, "frames": 30}
 CONFIG = CirclesConfig(**TREE)
+DECODE = decode_config(height=64, width=64, validation_groups=(22, 23, 24, 25))
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     raw = tmp_path_factory.mktemp("circles")
-    source = {
-        "kind": "circles",
-        "motions": {"seed": 0, "groups": 22, "clips": 1, "frames": 20},
-        "circles": TREE,
-        "folder": {"root": None, "lists": None},
-        "ucf101": {"mirror": None},
-    }
-    fetch(from_dict(source, SourceConfig, where="source"), raw, downloads=raw / "none")
+    fetch(source("circles", **TREE), raw, downloads=raw / "none")
     return raw
 
 
@@ -46,8 +45,7 @@ def raw(tmp_path_factory):
 def shards(raw, tmp_path_factory):
     """At 64 × 64 pixels, through the project's own decoding."""
     out = tmp_path_factory.mktemp("shards")
-    rows, paths, config = plan(raw, height=64, width=64, validation_groups=(22, 23, 24, 25))
-    ingest(rows, paths, config, work=out)
+    decode_dataset(raw, DECODE, work=out)
     return out
 
 
@@ -63,8 +61,10 @@ def centre_in(frame):
 
 def test_five_sequences_are_trained_on_and_both_directions_held_out(raw):
     assert len(SEQUENCES) == 5
-    assert list(read_labels(raw / "ucfTrainTestlist")) == list(CLASSES) == sorted(CLASSES)
-    rows, _, _ = plan(raw, validation_groups=(22, 23, 24, 25))
+    assert list(CLASSES) == sorted(CLASSES)
+    table = read_table(raw)
+    assert dict(zip(table["action"], table["label"], strict=True)) == {"CircleLeft": 0, "CircleRight": 1}
+    rows = plan_rows(table, DECODE)
     assert all(row.verdict == "good" for row in rows)
     groups = {(split, name): [] for split in ("train", "validation", "test") for name in CLASSES}
     for row in rows:
@@ -74,8 +74,8 @@ def test_five_sequences_are_trained_on_and_both_directions_held_out(raw):
     for name in CLASSES:
         assert groups["validation", name] == [22, 23, 24, 25]
         assert groups["test", name] == list(range(1, 8))
-    splits = [read_split(raw / "ucfTrainTestlist", number) for number in (1, 2, 3)]
-    assert all((split.train, split.test) == (splits[0].train, splits[0].test) for split in splits)
+    assert (table["split1"] == table["split2"]).all()
+    assert (table["split1"] == table["split3"]).all()
 
 
 def test_bytes_depend_on_the_config_only(raw, tmp_path):
@@ -114,13 +114,16 @@ def test_two_sequences_are_mirror_images():
         assert np.array_equal(right[:, :, ::-1], left)
 
 
-def test_a_circle_that_would_leave_is_refused():
-    with pytest.raises(
-        ParamsError, match=r"source\.circles: diameter 60 and 69 steps of speed 4 are 336 pixels; allow"
-    ):
-        from_dict({**TREE, "frames": 70}, CirclesConfig, where="source.circles")
-    with pytest.raises(ParamsError, match=r"source\.circles\.speed: 9\.0 is out of range; allowed: from 1 to 8"):
-        from_dict({**TREE, "speed": 9.0}, CirclesConfig, where="source.circles")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frames": 70}, r": diameter 60 and 69 steps of speed 4 are 336 pixels; allowed: at most 320"),
+        ({"speed": 9.0}, r"\.speed: 9\.0 is not allowed; allowed: a number, at least 1, at most 8"),
+    ],
+)
+def test_a_circle_that_would_leave_is_refused(change, message):
+    with pytest.raises(ParamsError, match=rf"source\.circles{message}"):
+        from_dict({**TREE, **change}, CirclesConfig, where="source.circles")
 
 
 # --- centres ---------------------------------------------------------------------------------------------------------
@@ -165,29 +168,27 @@ def test_no_circle_is_nan():
     assert centres(torch.stack([plain, faint, noisy])).isnan().all()
 
 
-def card(**changes):
-    loss = LossConfig(dssim=0.6, l1=0.3, l2=0.1, ms_dssim=0.0, laplacian=0.0, gradient=0.0)
-    settings = {"width": 4, "upsample": "nearest"}
-    return ModelCard("lvln", settings, 64, 64, 3, 3, "first_output", True, loss, {}, "")
+SIZE = {"height": 64, "width": 64}
+SQUARE = replace(CARD, **SIZE)
 
 
 @pytest.fixture
 def net():
-    return build_net("lvln", {"width": 4, "upsample": "nearest"}, height=64, width=64)
+    return fresh("lvln", **SIZE)
 
 
 def test_copying_is_wrong_by_the_motion(shards, net):
     """4 pixels of 320 in a frame are 0.8 of 64."""
     videos = open_videos(shards / "25", "train")
-    options = {"horizon": 3, "step": 9, "batch": 4, "pictures": 3, "device": torch.device("cpu")}
-    table, pictures = centre_errors(net, card(), videos, **options)
+    options = {"horizon": 3, "spacing": 9, "batch": 4, "pictures": 3, "device": CPU}
+    table, pictures = centre_errors(net, SQUARE, videos, **options)
     for step, distance in {"1": 0.8, "2": 1.6, "3": 2.4}.items():
         assert table["copy_last"]["centre_error"][step] == pytest.approx(distance, abs=0.02)
         assert table["copy_last"]["lost"][step] == 0
         assert 0 <= table["model"]["lost"][step] <= 1
-    assert table["data"] == {"clips": 15, "videos": 5, "seeds": 3}
-    assert pictures.seeds.shape == pictures.targets.shape == pictures.predictions.shape == (3, 3, 3, 64, 64)
-    assert centre_errors(net, card(), videos, **{**options, "batch": 7})[0]["copy_last"] == table["copy_last"]
+    assert table["data"] == {"clips": 15, "videos": 5, "context": 3}
+    assert pictures.context.shape == pictures.targets.shape == pictures.predictions.shape == (3, 3, 3, 64, 64)
+    assert centre_errors(net, SQUARE, videos, **{**options, "batch": 7})[0]["copy_last"] == table["copy_last"]
 
 
 # --- filters ---------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_watched_states_are_those_of_a_prediction(net):
     assert found.shape == (4, 4, 16, 16)
     with torch.no_grad():
         _, states = predict(net.eval(), clip[None], horizon=1, clip_feedback=True)
-    assert torch.allclose(found[-1], states[1][1][0], atol=1e-6)
+    assert torch.allclose(found[-1], states[LEVELS[1]][1][0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_the_filter_that_varies_most_after_training_is_shown(net, tmp_path):
     states[:, 1] = 0.9  # strong, but always the same
     states[2, 2, 0] = 0.5
     assert most_varied(states) == 2
-    after = build_net("lvln", {"width": 4, "upsample": "nearest"}, height=64, width=64)
+    after = build_net("lvln", CARD.net, **SIZE)  # with other weights
     clip = torch.rand(3, 3, 64, 64)
     chosen, first, second = compare(net, after, clip, block=1, gru=2)
     assert str(chosen) == f"C1, ConvGRU 7×7, channel {chosen.channel}"

@@ -12,19 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.clips.clips import (
-    Clips,
-    EpochOrder,
-    as_images,
-    decode_jpegs,
-    load,
-    load_encoded,
-    read_frames,
-    take_fraction,
-)
+from pipeline.clips.batches import EpochOrder, as_images, load, load_encoded
+from pipeline.clips.clips import Clips, decode_jpegs, read_frames, take_fraction
 from pipeline.clips.shards import open_videos
-from tests.import_closure import ROOT
-from tests.videos import grey_jpegs, open_jpeg, stored_video, write_shard
+from tests.support.import_closure import ROOT
+from tests.support.videos import grey_jpegs, open_jpeg, stored_video, write_shard
 
 
 def windows(clips: Clips) -> list[tuple[str, int]]:
@@ -39,7 +31,7 @@ def decoded(clips: Clips, order: EpochOrder, *, workers: int) -> Iterator[torch.
 
 @pytest.fixture(scope="module")
 def clips(shards: Path) -> Clips:
-    return Clips(open_videos(shards / "10", "train"), length=6, step=3)
+    return Clips(open_videos(shards / "10", "train"), length=6, spacing=3)
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------
@@ -56,14 +48,14 @@ def test_frames_are_read_as_they_are_stored(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "step", "starts"),
+    ("length", "spacing", "starts"),
     [(6, 1, [0, 1, 2, 3, 4]), (6, 3, [0, 3]), (6, 4, [0, 4]), (10, 1, [0]), (1, 9, [0, 9])],
 )
-def test_windows(tmp_path: Path, length: int, step: int, starts: list[int]) -> None:
+def test_windows(tmp_path: Path, length: int, spacing: int, starts: list[int]) -> None:
     frames = (5, 10, 10, 5)  # two videos with no clip, unless it is of one frame
     for label, count in enumerate(frames):
         stored_video(tmp_path, count, label=label)
-    clips = Clips(open_videos(tmp_path, "train"), length=length, step=step)
+    clips = Clips(open_videos(tmp_path, "train"), length=length, spacing=spacing)
     expected = [(label, start) for label, count in enumerate(frames) for start in starts if start + length <= count]
     assert [(video.info.label, start) for video, start in map(clips.window, range(len(clips)))] == expected
     assert [video.info.label for video in clips.videos] == sorted({label for label, _ in expected})
@@ -74,7 +66,7 @@ def test_windows(tmp_path: Path, length: int, step: int, starts: list[int]) -> N
 def test_only_short_videos_is_an_error(tmp_path: Path) -> None:
     stored_video(tmp_path, 5)
     with pytest.raises(ValueError, match=r"no clip of 6 frames .* in 1 videos: the longest has 5 frames at this rate"):
-        Clips(open_videos(tmp_path, "train"), length=6, step=1)
+        Clips(open_videos(tmp_path, "train"), length=6, spacing=1)
 
 
 def test_fraction_and_overfit_subsets(shards: Path, clips: Clips) -> None:
@@ -85,7 +77,7 @@ def test_fraction_and_overfit_subsets(shards: Path, clips: Clips) -> None:
     assert [v.key for v in half] != [v.key for v in take_fraction(videos, 0.5, seed=1)]
     assert len(take_fraction(videos, 0.001, seed=0)) == 8  # at least one a class
     assert take_fraction(videos, 1.0, seed=0) == videos
-    some = partial(Clips, videos, length=6, step=3, at_most=5)
+    some = partial(Clips, videos, length=6, spacing=3, at_most=5)
     five = windows(some(seed=0))
     assert len(five) == 5
     assert set(five) < set(windows(clips))
@@ -190,9 +182,10 @@ def test_loading_does_not_draw_from_the_global_generator(clips: Clips) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from pipeline.clips.clips import Clips, EpochOrder, load
+from pipeline.clips.batches import EpochOrder, load
+from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
-clips = Clips(open_videos(Path(sys.argv[1]), "train"), length=6, step=1)
+clips = Clips(open_videos(Path(sys.argv[1]), "train"), length=6, spacing=1)
 for _, batch in zip(range(10), load(clips, EpochOrder(len(clips), 8))):
     pass
 # Not getrusage: its peak is at least that of the process which started this one.

@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import subprocess
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,19 +13,12 @@ from PIL import Image
 
 from pipeline.clips.shards import RATES
 from pipeline.decode.container import VideoError
-from pipeline.decode.video import DecodedVideo, decode, resample
-from tests.videos import FFMPEG, nearest_by_hand, open_jpeg, reference_decode
+from pipeline.decode.resample import resample
+from pipeline.decode.video import DecodedVideo, decode
+from tests.support.videos import encode, nearest_by_hand, open_jpeg, reference_decode
 
-
-def encode(path: Path, *options: str, frames: np.ndarray | None = None, rate: str = "25") -> Path:
-    """A video file; by default frame k is a flat grey of level 4·k, so that a decoded frame tells its number."""
-    if frames is None:
-        frames = np.repeat((np.arange(50) * 4).astype(np.uint8), 64 * 96 * 3).reshape(50, 64, 96, 3)
-    height, width = frames.shape[1:3]
-    command = [FFMPEG, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-    command += ["-r", rate, "-i", "-", *(options or ("-c:v", "libxvid", "-q:v", "2")), str(path)]
-    subprocess.run(command, input=frames.tobytes(), check=True)
-    return path
+BEST = ("-c:v", "libxvid", "-q:v", "2")
+GREYS = np.broadcast_to((np.arange(50) * 4).astype(np.uint8)[:, None, None, None], (50, 64, 96, 3))  # tell their number
 
 
 def decoded(
@@ -82,21 +74,21 @@ def test_resampling_follows_gaps_and_variable_rates() -> None:
 @pytest.mark.parametrize(
     ("options", "rate", "suffix"),
     [
-        (("-c:v", "libxvid", "-q:v", "2"), "25", "avi"),
-        (("-c:v", "libxvid", "-q:v", "2", "-bf", "2"), "25", "avi"),
+        (BEST, "25", "avi"),
+        ((*BEST, "-bf", "2"), "25", "avi"),
         (("-c:v", "mpeg4", "-vtag", "XVID", "-q:v", "2", "-bf", "2"), "30000/1001", "avi"),
         (("-c:v", "libx264", "-qp", "4", "-bf", "2"), "30", "mp4"),
     ],
 )
 def test_every_frame_once_in_display_order(tmp_path: Path, options, rate: str, suffix: str) -> None:
-    video, jpegs = decoded(encode(tmp_path / f"x.{suffix}", *options, rate=rate), tmp_path, width=64)
+    video, jpegs = decoded(encode(tmp_path / f"x.{suffix}", GREYS, *options, rate=rate), tmp_path, width=64)
     levels = np.array([open_jpeg(jpeg).mean() for jpeg in jpegs])
     assert len(video) == len(levels) == 50
     assert np.abs(levels - np.arange(50) * 4).max() < 6
     assert open_jpeg(jpegs[0]).shape == (32, 64, 3)
     assert video.fps == Fraction(rate)
     assert (video.track.height, video.track.width) == (64, 96)
-    assert all(gap == 1 / Fraction(rate) for gap in np.diff(video.pts) * video.tick)
+    assert all(gap == 1 / Fraction(rate) for gap in np.diff(video.pts) * video.track.tick)
     assert video.steady
     assert video.near_duplicates == 0
 
@@ -104,10 +96,14 @@ def test_every_frame_once_in_display_order(tmp_path: Path, options, rate: str, s
 def test_a_variable_rate_is_seen_and_rounded_times_are_not(tmp_path: Path) -> None:
     h264 = ("-c:v", "libx264", "-qp", "4")
     later = ("-vf", "setpts=PTS+gte(N\\,20)*10", "-fps_mode", "passthrough")  # by ten frames, from frame 20 on
-    video, _ = decoded(encode(tmp_path / "v.mkv", *later, *h264), tmp_path)
+    video, _ = decoded(encode(tmp_path / "v.mkv", GREYS, *later, *h264), tmp_path)
     assert not video.steady
-    assert (np.diff(video.pts) * video.tick)[18:21].tolist() == [Fraction(1, 25), Fraction(11, 25), Fraction(1, 25)]
-    ntsc, _ = decoded(encode(tmp_path / "n.mkv", *h264, rate="30000/1001"), tmp_path)
+    assert (np.diff(video.pts) * video.track.tick)[18:21].tolist() == [
+        Fraction(1, 25),
+        Fraction(11, 25),
+        Fraction(1, 25),
+    ]
+    ntsc, _ = decoded(encode(tmp_path / "n.mkv", GREYS, *h264, rate="30000/1001"), tmp_path)
     assert set(np.diff(ntsc.pts)) == {33, 34}  # milliseconds
     assert ntsc.steady
 
@@ -115,7 +111,7 @@ def test_a_variable_rate_is_seen_and_rounded_times_are_not(tmp_path: Path) -> No
 def test_frames_that_repeat_are_counted(tmp_path: Path) -> None:
     levels = np.repeat([10, 20, 30, 40], [1, 4, 2, 13]).astype(np.uint8)
     frames = np.repeat(levels, 64 * 96 * 3).reshape(20, 64, 96, 3)
-    video, _ = decoded(encode(tmp_path / "x.mp4", "-c:v", "libx264", "-qp", "4", frames=frames), tmp_path)
+    video, _ = decoded(encode(tmp_path / "x.mp4", frames, "-c:v", "libx264", "-qp", "4"), tmp_path)
     assert (len(video), video.near_duplicates) == (20, 16)
 
 
@@ -129,8 +125,8 @@ def test_real_packed_b_frames_and_ntsc_rates(real_clips: Path, tmp_path: Path) -
     assert video.fps == Fraction(30000, 1001)
     assert (len(video), video.header_frames) == (365, 367)
     assert not video.steady
-    times = [int(p) * video.tick for p in video.pts]
-    assert resample(video.pts, video.tick, 10).tolist() == nearest_by_hand(times, 10)
+    times = [int(p) * video.track.tick for p in video.pts]
+    assert resample(video.pts, video.track.tick, 10).tolist() == nearest_by_hand(times, 10)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
@@ -155,10 +151,10 @@ def test_colours_of_any_matrix_come_out_right(tmp_path: Path) -> None:
     colour = np.broadcast_to(np.array([60, 180, 40], np.uint8), (10, 64, 96, 3)).copy()
     tagged = encode(
         tmp_path / "x.mp4",
+        colour,
         *("-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709", "-c:v", "libx264", "-qp", "1"),
-        frames=colour,
     )
-    for path in (tagged, encode(tmp_path / "x.avi", frames=colour)):
+    for path in (tagged, encode(tmp_path / "x.avi", colour, *BEST)):
         _, jpegs = decoded(path, tmp_path)
         assert np.abs(open_jpeg(jpegs[0]).mean((0, 1)) - [60, 180, 40]).max() < 5
         assert {layer[1:3] for layer in Image.open(io.BytesIO(jpegs[0])).layer} == {(1, 1)}  # all of the chroma
@@ -182,7 +178,7 @@ def test_a_name_that_is_not_utf8(raw_motions: Path, tmp_path: Path) -> None:
 
 def test_what_is_said_of_a_damaged_video_is_always_the_same(tmp_path: Path) -> None:
     """Though two threads of ffmpeg complain of it at the same time."""
-    path = encode(tmp_path / "x.mp4", "-c:v", "libx264", "-g", "12", "-movflags", "+faststart")
+    path = encode(tmp_path / "x.mp4", GREYS, "-c:v", "libx264", "-g", "12", "-movflags", "+faststart")
     video = bytearray(path.read_bytes())
     start, stop = int(len(video) * 0.6), int(len(video) * 0.75)
     video[start:stop] = bytes(stop - start)
@@ -214,7 +210,7 @@ def test_a_decoder_that_takes_too_long_is_stopped(raw_motions: Path, tmp_path: P
 
 
 def test_a_refusal_does_not_depend_on_the_video_before(tmp_path: Path) -> None:
-    whole = encode(tmp_path / "x.avi", "-c:v", "ffv1").read_bytes()
+    whole = encode(tmp_path / "x.avi", GREYS, "-c:v", "ffv1").read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: whole.index(b"movi") + 100])  # in the first frame
     decoded(tmp_path / "x.avi", tmp_path)
     with pytest.raises(VideoError, match=r"\(0 frames decoded\)"):

@@ -1,22 +1,35 @@
 """dvc.yaml: code deps are folders and files that cover the imports, params are the stages' own, outs are tracked as the
 rules say."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.import_closure import ROOT, closure, imported
+from tests.support.import_closure import ROOT, closure, imported
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-EXPERIMENTS = yaml.safe_load((ROOT / "experiments/dvc.yaml").read_text())["stages"]
-VARIANTS = ("lvln", "one_frame", "full_res", "lvln_warp")
-TOOLS = {"stages/check.py", "stages/predict.py", "pipeline/predict/export.py"}  # for people; no stage calls them
+VARIANTS = sorted(file.stem for file in (ROOT / "pipeline/variants").glob("*.py") if file.stem != "__init__")
+TOOLS = {
+    "stages/check.py",
+    "stages/predict.py",
+    "stages/preset.py",
+    "pipeline/predict/export.py",
+}  # no stage calls them
+
+
+def stages_of(file: str) -> dict[str, dict]:
+    """The stages by name, without `foreach`."""
+    stages = yaml.safe_load((ROOT / file).read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+STAGES, EXPERIMENTS = stages_of("dvc.yaml"), stages_of("experiments/dvc.yaml")
 
 
 def code_deps(stage: dict, variant: str) -> set[str]:
     """Folders and files of code."""
-    deps = (dep.replace("${item.model}", variant).replace("${features.model}", variant) for dep in stage["deps"])
+    deps = (re.sub(r"\$\{(key|item\.model|features\.model)\}", variant, dep) for dep in stage["deps"])
     return {dep for dep in deps if dep.startswith(("pipeline/", "stages/"))}
 
 
@@ -35,14 +48,16 @@ def covers(dep: str, file: str) -> bool:
 
 
 @pytest.mark.parametrize("stage", [*STAGES.values(), *EXPERIMENTS.values()], ids=lambda stage: stage["cmd"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_code_deps_cover_the_imports_and_nothing_else(stage: dict, variant: str) -> None:
-    """Every file that is imported lies under a dep, under one alone, and no dep is without an imported file."""
-    deps, files = code_deps(stage, variant), imports(stage, variant)
-    assert {file: sum(covers(dep, file) for dep in deps) for file in files} == dict.fromkeys(files, 1)
-    assert all(any(covers(dep, file) for file in files) for dep in deps)
-    assert all((ROOT / dep).exists() for dep in deps)
-    assert "pipeline/variants" not in deps  # editing one variant must not train the others again
+def test_code_deps_cover_the_imports_and_nothing_else(stage: dict) -> None:
+    """Every file that is imported lies under one dep alone, and no dep is without an imported file."""
+    used = set()
+    for variant in VARIANTS:
+        deps, files = code_deps(stage, variant), imports(stage, variant)
+        assert {file: sum(covers(dep, file) for dep in deps) for file in files} == dict.fromkeys(files, 1)
+        assert all((ROOT / dep).exists() for dep in deps)
+        assert "pipeline/variants" not in deps  # editing one variant must not train the others again
+        used |= {dep for dep in deps if any(covers(dep, file) for file in files)}
+    assert used == set().union(*(code_deps(stage, variant) for variant in VARIANTS))
 
 
 def test_stages_that_build_networks_depend_on_the_variant() -> None:
@@ -63,8 +78,8 @@ def test_a_stage_is_file_section_and_metrics(name: str) -> None:
     stage = STAGES[name]
     assert stage["cmd"].startswith(f"python -m stages.{name}")
     assert (ROOT / f"stages/{name}.py").is_file()
-    sections = {str(param).split(".")[0] for param in stage["params"]}
-    assert sections == {{"fetch": "source", "controls": "probe"}.get(name, name)}
+    expected = {"fetch": ["source"], "controls": ["probe"], "train": ["train.${key}", "hardware.precision"]}
+    assert stage["params"] == expected.get(name, [name])
     ((metrics, options),) = [next(iter(entry.items())) for entry in stage["metrics"]]
     assert metrics.startswith(f"metrics/{name}")
     assert options == {"cache": False}

@@ -18,134 +18,289 @@ import yaml
 
 from pipeline.clips.shards import RATES
 from pipeline.evaluation.score import EvaluateConfig, score_clips
-from pipeline.experiments import tables
+from pipeline.experiments import tables, trial
 from pipeline.experiments.circle import CircleTrial
 from pipeline.experiments.circle import summarise as summarise_circle
-from pipeline.experiments.settings import changes, listed_runs, load_experiment, own_changes
-from pipeline.experiments.trial import looks, run_trial, scored_clips, start, summarise
+from pipeline.experiments.runs import Run, listed, read_circle, read_run, read_runs
+from pipeline.experiments.settings import Experiment, load_experiment, with_looks
+from pipeline.experiments.trial import (
+    Trial,
+    fingerprint_of,
+    looks,
+    run_trial,
+    scored_clips,
+    scores_of,
+    start,
+    summarise,
+)
 from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.interruption import stop_requests
 from pipeline.training.loop import phase_clips
-from tests.committed import of_committed_figures
-from tests.import_closure import ROOT
-from tests.test_pipeline import call
+from tests.support.committed import of_committed_figures
+from tests.support.import_closure import ROOT
+from tests.support.project import call, copy_project, ran
 
-RUNS = listed_runs(str(ROOT / "experiments/runs.yaml"))
-FILES = {"params": str(ROOT / "params.yaml"), "runs": str(ROOT / "experiments/runs.yaml")}
-STAGES = yaml.safe_load((ROOT / "experiments/dvc.yaml").read_text())["stages"]
+FILE, PARAMS = str(ROOT / "experiments/runs.yaml"), str(ROOT / "params.yaml")
+RUNS = [read_run(model, name, file=FILE) for model, name in listed(file=FILE)]
+CIRCLES = [read_circle(model, file=FILE) for model in ("lvln", "one_frame")]
+METRICS = {run.model: ROOT / f"metrics/experiments/{run.model}.json" for run in RUNS}
 
 
-@pytest.mark.parametrize("which", RUNS, ids=" ".join)
-def test_a_run_is_one_line_of_dvc(which: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [*RUNS, *CIRCLES], ids=lambda run: f"{run.model} {run.name}")
+def test_a_run_is_one_line_of_dvc(run: Run, tmp_path: Path) -> None:
     """DVC's own way of applying the line to params.yaml gives the settings that the stage trains with."""
     from dvc.utils.hydra import apply_overrides
 
-    experiment = load_experiment(*which, **FILES)
-    words = shlex.split(tables.command(*which, file=FILES["runs"]))
+    experiment = load_experiment(run, params=PARAMS)
+    words = shlex.split(tables.command(run))
     assert words[:4] == ["dvc", "exp", "run", "--queue"]
-    assert words[-1] == f"evaluate@{which[0]}"
+    assert words[-1] == f"evaluate@{run.model}"
     assert set(words[4:-1:2]) == {"-S"}
-    params = shutil.copy(FILES["params"], tmp_path / "params.yaml")
+    params = shutil.copy(PARAMS, tmp_path / "params.yaml")
     apply_overrides(params, words[5:-1:2])
     tree = yaml.safe_load(Path(params).read_text())
-    assert from_dict(tree["train"][which[0]], TrainConfig, where="") == experiment.train
+    train = from_dict(tree["train"][run.model], TrainConfig, where="")
+    if run.looks:
+        train = replace(train, curriculum=with_looks(train.curriculum, run.looks))
+    assert train == experiment.train
     assert from_dict(tree["evaluate"], EvaluateConfig, where="") == experiment.evaluate
 
 
-def test_every_run_has_its_stage() -> None:
-    staged = []
-    for stage in STAGES.values():
-        _, _, module, *arguments = stage["cmd"].split()
-        if module not in ("stages.experiment", "stages.circle"):
-            continue
-        for key, items in stage["matrix"].items():
-            placed = [[word.replace(f"${{item.{key}}}", str(item)) for word in arguments] for item in items]
-            staged += [(words[0], "circle") if module == "stages.circle" else tuple(words) for words in placed]
-    assert sorted(staged) == sorted(RUNS)
+def test_the_stages_are_made_from_the_file() -> None:
+    """A new run is an entry of runs.yaml and nothing else."""
+    tree = yaml.safe_load((ROOT / "experiments/dvc.yaml").read_text())
+    assert "runs.yaml" in tree["vars"]
+    assert tree["stages"]["experiment"]["foreach"] == "${runs}"
+    assert tree["stages"]["circle"]["foreach"] == "${circle}"
+
+
+# --- looks -----------------------------------------------------------------------------------------------------------
+
+TRAINED = {  # epochs of each phase at 10 fps, or (fps, epochs), of the runs that the committed figures are of
+    "lvln curriculum": [(25, 1), (15, 1), (10, 2)],
+    "lvln only_25_fps": [(25, 2)] * 3,
+    "lvln random_stride": [(25, 2)] * 3,
+    "lvln overfit_5": [24] * 10,
+    "lvln overfit_20": [8] * 10,
+    "lvln overfit_40": [5] * 10,
+    "lvln circle": [26],
+    "one_frame spacing_5": [2, 1, 1],
+    "one_frame spacing_4": [1, 1, 1],
+    "one_frame spacing_15": [4, 4, 4],
+    "one_frame all_data": [1, 1, 1],
+    "one_frame quarter_of_data": [4, 4, 4],
+    "one_frame circle": [50],
+}
+
+
+@pytest.mark.parametrize("run", [*RUNS, *CIRCLES], ids=lambda run: f"{run.model} {run.name}")
+def test_a_phase_ends_with_each_look(run: Run) -> None:
+    curriculum = load_experiment(run, params=PARAMS).train.curriculum
+    others = [2] if run.model == "lvln_warp" else [2, 2, 2]
+    phases = TRAINED.get(f"{run.model} {run.name}", others)
+    assert curriculum == tuple(Phase(*phase) if isinstance(phase, tuple) else Phase(10, phase) for phase in phases)
+
+
+def test_looks_divide_the_epochs_before_the_last_phase() -> None:
+    def lengths(*phases: tuple[int, int], looks: int) -> list[tuple[int, int]]:
+        return [(phase.fps, phase.epochs) for phase in with_looks([Phase(*phase) for phase in phases], looks)]
+
+    assert lengths((10, 7), (10, 2), looks=4) == [(10, 3), (10, 2), (10, 2), (10, 2)]
+    assert lengths((25, 4), (10, 2), (10, 9), looks=4) == [(25, 2), (25, 2), (10, 2), (10, 9)]
+    assert lengths((10, 9), looks=1) == [(10, 9)]
+    for wrong in (1, 2, 6):  # the end alone, a part of two rates, a part of none
+        with pytest.raises(ValueError, match=f"looks: {wrong} does not go with this curriculum: the epochs before its"):
+            lengths((25, 2), (15, 2), (10, 1), looks=wrong)
+
+
+# --- runs.yaml -------------------------------------------------------------------------------------------------------
 
 
 @of_committed_figures
 def test_runs_of_equal_length() -> None:
     """What is compared is trained for as many steps; levers of lvln_warp may be "not measured" in README."""
-    measured = [
-        which for which in RUNS if which[1] != "circle" and (which[0] != "lvln_warp" or metrics(which).exists())
-    ]
-    found = {which: json.loads(metrics(which).read_text())["train"]["steps"] for which in measured}
-    lengths = {(model == "lvln_warp", steps) for (model, run), steps in found.items() if not run.startswith("overfit")}
-    assert lengths == {(False, 168), (True, 112)}
-
-
-def metrics(which: tuple[str, str]) -> Path:
-    return ROOT / "metrics/experiments" / f"{'_'.join(which)}.json"
+    found = {model: json.loads(file.read_text()) for model, file in METRICS.items()}
+    measured = [run for run in RUNS if run.model != "lvln_warp" or run.name in found[run.model]]
+    compared = [run for run in measured if not run.name.startswith("overfit")]
+    steps = {(run.model == "lvln_warp", found[run.model][run.name]["train"]["steps"]) for run in compared}
+    assert steps == {(False, 168), (True, 112)}
+    assert all(set(table) <= {run.name for run in RUNS if run.model == model} for model, table in found.items())
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("runs", "message"),
     [
-        ("seeds: [0]\nlvln: {a: {}}", "there is no run lvln b; there are lvln a"),
-        ("seeds: []\nlvln: {b: {}}", "seeds: [] is not allowed; allowed: a list of integers, at least 0"),
-        ("seeds: [-1]\nlvln: {b: {}}", "seeds: [-1] is not allowed"),
-        ("seeds: [0]\nlvln: {b: {clips: {stepp: 2}}}", "train.lvln.clips.stepp is not a key of params.yaml"),
-        ("seeds: [0]\nlvln: {b: {batch: 0}}", "train.lvln.batch: 0 is out of range; allowed: at least 1"),
-        ("seeds: [0, 0]\nlvln: {b: {}}", "seeds: [0, 0] names one twice"),
-        ("seeds: [0]\nlvn: {b: {}}", "lvn is not allowed; allowed: seeds, lvln, one_frame, full_res, lvln_warp"),
-        ("seeds: [0]\nlvln: {b: 3}", "lvln is not a mapping of runs, each a mapping of changes"),
-        ("seeds: [0]\nlvln: {base: 3, b: {}}", "lvln is not a mapping of runs"),
-        ("seeds: [0]\nlvln: {b: {early_stopping: {patience: 2}}}", "train.lvln.early_stopping.patience must be 0"),
+        ("lvln: {a: {}}", "runs.lvln.b is missing; there are a"),
+        ("lvn: {b: {}}", "runs.lvln is missing; there are lvn"),
+        ("lvln: {b: 3}", "runs.lvln.b: 3 is not allowed; allowed: a mapping"),
+        ("lvln: {base: 3, b: {}}", "runs.lvln.base: 3 is not allowed; allowed: a mapping"),
+        ("lvln: 3", "runs.lvln: 3 is not allowed; allowed: a mapping, each a mapping"),
+        ("lvln: {b: {looks: 0}}", "runs.lvln.b.looks: 0 is not allowed; allowed: an integer, at least 1"),
+        ("lvln: {b: {looks: 5}}", "params.yaml with lvln b: looks: 5 does not go with this curriculum"),
+        ("lvln: {b: {clips: {spacin: 2}}}", "train.lvln.clips.spacin: unknown key (value 2); allowed: spacing,"),
+        ("lvln: {b: {batch: 0}}", "train.lvln.batch: 0 is not allowed; allowed: an integer, at least 1"),
+        ("lvln: {b: {early_stopping: {patience: 2}}}", "train.lvln.early_stopping.patience must be 0"),
     ],
 )
-def test_a_bad_run_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    runs = tmp_path / "runs.yaml"
-    runs.write_text(text)
+def test_a_bad_run_is_refused(runs: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=re.escape(message)):
-        load_experiment("lvln", "b", params=FILES["params"], runs=str(runs))
+        load_experiment(read_run("lvln", "b", file=written(tmp_path, runs)), params=PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ("[]", "seeds: [] is not allowed; allowed: a list of different integers"),
+        ("[0, 0]", "seeds: [0, 0] is not allowed; allowed: a list of different integers"),
+        ("[-1]", "seeds.0: -1 is not allowed; allowed: an integer, at least 0"),
+        ("null", "seeds: null is not allowed; allowed: a list, each an integer, at least 0"),
+    ],
+)
+def test_bad_seeds_are_refused(seeds: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        read_runs("lvln", file=written(tmp_path, "lvln: {b: {}}", seeds=seeds))
+
+
+def test_a_model_without_a_section_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "lvn: {b: {}}")
+    with pytest.raises(ParamsError, match=r"train\.lvn is missing"):
+        load_experiment(read_run("lvn", "b", file=file), params=PARAMS)
+    with pytest.raises(ParamsError, match=r"circle\.one_frame is missing; there are lvln"):
+        read_circle("one_frame", file=file)
 
 
 def test_base_lies_under_the_runs_own_changes(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.yaml"
-    runs.write_text("seeds: [3]\nlvln:\n  base: {batch: 2, clips: {step: 5}}\n  a: {clips: {step: 7, flip: true}}")
-    assert own_changes("lvln", "a", runs=str(runs)) == {"train.lvln.clips.step": 7, "train.lvln.clips.flip": True}
-    assert changes("lvln", "a", runs=str(runs))["train.lvln.batch"] == 2
-    experiment = load_experiment("lvln", "a", params=FILES["params"], runs=str(runs))
-    assert (experiment.train.batch, experiment.train.clips.step, experiment.train.clips.flip) == (2, 7, True)
-    assert experiment.seeds == (3,)
+    base, own = "{batch: 2, looks: 3, clips: {spacing: 5}}", "{clips: {spacing: 7, fraction: 0.5}}"
+    run = read_run("lvln", "a", file=written(tmp_path, f"lvln: {{base: {base}, a: {own}}}", seeds="[3]"))
+    assert run.own == {"clips": {"spacing": 7, "fraction": 0.5}}
+    assert run.changes == {"batch": 2, "clips": {"spacing": 7, "fraction": 0.5}}
+    experiment = load_experiment(run, params=PARAMS)
+    assert (experiment.train.batch, experiment.train.clips.spacing, experiment.train.clips.fraction) == (2, 7, 0.5)
+    assert (len(experiment.train.curriculum), experiment.seeds) == (3, (3,))
+
+
+def written(folder: Path, runs: str, *, seeds: str = "[0]") -> str:
+    file = folder / "runs.yaml"
+    file.write_text(f"seeds: {seeds}\nruns: {{{runs}}}\ncircle: {{lvln: {{}}}}")
+    return str(file)
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def small() -> object:
+def small() -> Experiment:
     """one_frame's base at 32 × 32 pixels and two looks."""
-    experiment = load_experiment("one_frame", "report", **FILES)
+    experiment = load_experiment(read_run("one_frame", "report", file=FILE), params=PARAMS)
     train = replace(
         experiment.train,
         net={"width": 4, "upsample": "pixel_shuffle"},
         height=32,
         width=32,
-        seeds=2,
+        context=2,
         clips=replace(experiment.train.clips, fraction=0.1),
         curriculum=(Phase(fps=10, epochs=1),) * 2,
     )
-    return replace(experiment, train=train, evaluate=replace(experiment.evaluate, horizon=2, step=8))
+    evaluate = replace(experiment.evaluate, horizon=2, spacing=8)
+    return replace(experiment, train=train, evaluate=evaluate, hardware=replace(experiment.hardware, device="cpu"))
 
 
-def test_a_trial(small, shards: Path, tmp_path: Path) -> None:
-    folders = {rate: shards / str(rate) for rate in RATES}
-    trial = run_trial(1, model="one_frame", experiment=small, shards=folders, run=tmp_path)
+@pytest.fixture(scope="module")
+def folders(shards: Path) -> dict[int, Path]:
+    return {rate: shards / str(rate) for rate in RATES}
+
+
+@pytest.fixture(scope="module")
+def trained(small: Experiment, folders: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return run_trial(1, experiment=small, shards=folders, run=tmp_path_factory.mktemp("run"))
+
+
+def test_a_trial(small: Experiment, folders: dict[int, Path], trained: Trial) -> None:
     clips, _ = phase_clips(small.train, folders[10])
     epoch = -(-len(clips) // small.train.batch)
-    assert trial.steps == [0, epoch, 2 * epoch]
+    assert trained.steps == [0, epoch, 2 * epoch]
     # the first look is at the untrained network, on validation clips
-    _, net, card = start("one_frame", replace(small.train, seed=1))
+    fabric, net, card = start(small, seed=1)
     held_back = scored_clips(card, small, folders)
     assert {video.info.group for video in held_back.videos} == {22}
-    expected, _ = score_clips(net, card, held_back, small.evaluate)
-    assert trial.tables[0]["model"]["psnr"] == expected["model"]["psnr"]
-    assert trial.tables[0]["copy_last"] == trial.tables[-1]["copy_last"]
-    losses = [table["model"]["loss"]["1"] for table in trial.tables]
+    expected, _ = score_clips(net, card, held_back, small.evaluate, device=fabric.device)
+    assert trained.tables[0]["model"]["psnr"] == expected["model"]["psnr"]
+    assert trained.tables[0]["copy_last"] == trained.tables[-1]["copy_last"]
+    losses = [table["model"]["loss"]["1"] for table in trained.tables]
     assert losses[-1] < losses[0]
-    rows = looks([trial], horizon=1)
+    rows = looks([trained], horizon=1)
     assert [row["loss"] for row in rows] == losses
-    assert [row["step"] for row in rows] == trial.steps
+    assert [row["step"] for row in rows] == trained.steps
+
+
+def test_overfitting_is_scored_on_its_own_clips(small: Experiment, folders: dict[int, Path], tmp_path: Path) -> None:
+    few = replace(small, train=replace(small.train, clips=replace(small.train.clips, overfit=3)))
+    _, _, card = start(few, seed=0)
+    clips = scored_clips(card, few, folders)
+    assert len(clips) == 3
+    trained, _ = phase_clips(few.train, folders[10])
+    assert [clips.window(i) for i in range(3)] == [trained.window(i) for i in range(3)]
+    trial = run_trial(0, experiment=few, shards=folders, run=tmp_path)
+    assert trial.tables[-1]["model"]["psnr"].keys() == {"1"}  # what it was trained for is all there is of a clip
+
+
+def test_a_finished_run_is_taken_over(
+    small: Experiment,
+    folders: dict[int, Path],
+    trained: Trial,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def trained_again(name: str, experiment: Experiment) -> bool:
+        (tmp_path / name).mkdir(exist_ok=True)  # as training does
+        assert scores_of(name, experiment, folders, tmp_path).items() >= expected.items()
+        output, file = capsys.readouterr().out, tmp_path / f"{name}.json"
+        assert output in (
+            f"one_frame {name}: {text}\n" for text in (f"taken over from {file}", "training with seeds 0, 1")
+        )
+        return "training" in output
+
+    expected = {"scores": summarise([trained]), "looks": looks([trained], horizon=1)}
+    monkeypatch.setattr(trial, "every_seed", lambda *_: [trained])
+    assert trained_again("report", small)
+    assert not (tmp_path / "report").exists()
+    assert not trained_again("report", small)
+    assert trained_again("other", small)
+    assert trained_again("report", replace(small, train=replace(small.train, batch=4)))
+    (tmp_path / "report.json").write_text('{"fingerprint": "')
+    assert trained_again("report", small)
+
+
+def test_what_a_run_depends_on(small: Experiment, folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    known = fingerprint_of(small, folders)
+    assert fingerprint_of(replace(small, hardware=replace(small.hardware, workers=1)), folders) == known
+    changed = [
+        fingerprint_of(replace(small, train=replace(small.train, curriculum=(Phase(fps=15, epochs=1),))), folders),
+        fingerprint_of(replace(small, evaluate=replace(small.evaluate, spacing=5)), folders),
+        fingerprint_of(replace(small, seeds=(0, 2)), folders),
+        fingerprint_of(small, folders | {10: folders[15]}),
+    ]
+    monkeypatch.setitem(sys.modules, "pipeline.more", tables)  # other code
+    changed.append(fingerprint_of(small, folders))
+    assert len({known, *changed}) == 1 + len(changed)
+
+
+def test_summary_by_hand(trained: Trial) -> None:
+    better = json.loads(json.dumps(trained.tables[-1]))
+    better["model"]["psnr"]["1"] += 2
+    better["resembles"]["1"] = {"0": 9.0, "1": 20.0, "2": 3.0, "3": 1.0}
+    found = summarise([trained, replace(trained, tables=[better])])
+    assert found["model"]["psnr"]["1"] == pytest.approx(trained.tables[-1]["model"]["psnr"]["1"] + 1)
+    assert found["model"]["psnr_std"]["1"] == pytest.approx(2**0.5)
+    assert found["model"]["psnr_std"]["2"] == 0
+    assert sum(found["like"].values()) == 2
+    assert found["like"]["1"] >= 1
+    assert found["train"]["seeds"] == 2
+    alone = summarise([trained])
+    assert alone["model"]["psnr"] == trained.tables[-1]["model"]["psnr"]
+    assert set(alone["model"]["psnr_std"].values()) == {0}
 
 
 def patient(seed: int, *, folder: Path) -> None:
@@ -159,9 +314,9 @@ def patient(seed: int, *, folder: Path) -> None:
 
 def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "from pipeline.experiments.trial import every_seed; from tests.test_experiments import *; "
-        "from functools import partial; "
-        "every_seed(partial(patient, folder=Path(sys.argv[1])), load_experiment('lvln', 'curriculum'), key='')"
+        "from functools import partial; from pipeline.experiments.trial import every_seed; "
+        "from tests.test_experiments import *; "
+        "every_seed(partial(patient, folder=Path(sys.argv[1])), load_experiment(RUNS[0]))"
     )
     stage = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     try:
@@ -178,34 +333,7 @@ def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
         stage.wait()
 
 
-def test_overfitting_is_scored_on_its_own_clips(small, shards: Path, tmp_path: Path) -> None:
-    few = replace(small, train=replace(small.train, clips=replace(small.train.clips, overfit=3)))
-    folders = {rate: shards / str(rate) for rate in RATES}
-    _, _, card = start("one_frame", few.train)
-    clips = scored_clips(card, few, folders)
-    assert len(clips) == 3
-    trained, _ = phase_clips(few.train, folders[10])
-    assert [clips.window(i) for i in range(3)] == [trained.window(i) for i in range(3)]
-    trial = run_trial(0, model="one_frame", experiment=few, shards=folders, run=tmp_path)
-    assert trial.tables[-1]["model"]["psnr"].keys() == {"1"}  # what it was trained for is all there is of a clip
-
-
-def test_summary_by_hand(small, shards: Path, tmp_path: Path) -> None:
-    folders = {rate: shards / str(rate) for rate in RATES}
-    trial = run_trial(1, model="one_frame", experiment=small, shards=folders, run=tmp_path)
-    better = json.loads(json.dumps(trial.tables[-1]))
-    better["model"]["psnr"]["1"] += 2
-    better["resembles"]["1"] = {"0": 9.0, "1": 20.0, "2": 3.0, "3": 1.0}
-    found = summarise([trial, replace(trial, tables=[better])])
-    assert found["model"]["psnr"]["1"] == pytest.approx(trial.tables[-1]["model"]["psnr"]["1"] + 1)
-    assert found["model"]["psnr_std"]["1"] == pytest.approx(2**0.5)
-    assert found["model"]["psnr_std"]["2"] == 0
-    assert sum(found["like"].values()) == 2
-    assert found["like"]["1"] >= 1
-    assert found["train"]["seeds"] == 2
-    alone = summarise([trial])
-    assert alone["model"]["psnr"] == trial.tables[-1]["model"]["psnr"]
-    assert set(alone["model"]["psnr_std"].values()) == {0}
+# --- the circle, and the page ----------------------------------------------------------------------------------------
 
 
 def test_summary_of_the_circle() -> None:
@@ -229,9 +357,9 @@ def test_the_page_is_what_the_metrics_say(monkeypatch: pytest.MonkeyPatch) -> No
     page = tables.fill(template)
     assert page == Path("docs/experiments.md").read_text()
     shown = set(template.split())
-    reported = [run for model, run in RUNS if run != "circle" and model != "lvln_warp"]  # whose table is in README
+    reported = [run.name for run in RUNS if run.model != "lvln_warp"]  # whose table is in README
     assert all(run in shown or f"{run}," in shown for run in reported)
-    one = json.loads(Path("metrics/experiments/one_frame_sgd.json").read_text())["model"]["psnr"]
+    one = json.loads(METRICS["one_frame"].read_text())["sgd"]["model"]["psnr"]
     assert " / ".join(f"{value:.2f}" for value in one.values()) in page
 
 
@@ -245,8 +373,8 @@ def test_tables_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "copy_last_psnr_moving": [14.0] * 3,
         "nyquist_ratio": [1500.0, 3.0, 1.25],
     }
-    Path("plots/experiments").mkdir(parents=True)
-    pd.DataFrame(curve).to_csv("plots/experiments/lvln_overfit_5.csv", index=False)
+    Path("plots/experiments/lvln").mkdir(parents=True)
+    pd.DataFrame(curve).to_csv("plots/experiments/lvln/overfit_5.csv", index=False)
     page = tables.fill("before\n<!-- motion: lvln overfit_5 -->\n<!-- grid: lvln overfit_5 -->\nafter\n")
     assert "| lvln overfit_5 | 0 | step 10 | -2.00 dB | step 20 | 0.020 | 0.020 | +1.50 dB |" in page
     assert "| lvln overfit_5 | 1,500.00 | 3.00 | 1.25 |" in page
@@ -271,31 +399,54 @@ def test_a_gain_without_an_interval_is_shown_alone(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_stages_as_dvc_runs_them(tmp_path: Path) -> None:
-    """Two runs and the circle on the tiny preset, by `dvc repro`; a second time nothing runs; a change of one run's
-    settings makes that one stale."""
-    for name in call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").split("\n"):
-        if name and (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/", "docs/")):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            if not name.endswith("dvc.lock"):
-                shutil.copy2(ROOT / name, tmp_path / name)
-    shutil.copy(tmp_path / "presets/tiny.yaml", tmp_path / "params.yaml")
-    call(tmp_path, "git", "init", "-q")
-    targets = [f"experiments/dvc.yaml:{name}" for name in ("one_frame@icnr", "lvln@overfit_5", "circle@one_frame")]
-    runs = tmp_path / "experiments/runs.yaml"
-    tree = yaml.safe_load(runs.read_text())
-    for which in (tree["one_frame"]["base"], tree["one_frame"]["circle"], tree["lvln"]["overfit_5"]):
-        which["curriculum"] = [{"fps": 10, "epochs": 1}, {"fps": 10, "epochs": 1}]
-    runs.write_text(yaml.safe_dump(tree, sort_keys=False))
+def test_the_stages_as_dvc_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the tiny preset, by `dvc repro`. Killed after the first run, it takes that one over; a second time nothing
+    runs; a new run of runs.yaml, tried alone first, makes its model stale, and is taken over too."""
+    copy_project(tmp_path, without=("metrics/", "plots/", "docs/", "dvc.lock", "experiments/dvc.lock"))
+    call(tmp_path, "python", "-m", "stages.preset", "tiny")
+    file = tmp_path / "experiments/runs.yaml"
+    short = {"curriculum": [{"fps": 10, "epochs": 2}, {"fps": 10, "epochs": 1}]}
+    own = {"early_stopping": {"patience": 0, "validation_clips": 8}, **short}
+    tree = {
+        "seeds": [0, 1],
+        "runs": {"one_frame": {"base": {"looks": 3, **own}, "report": {}, "icnr": {"net": {"upsample": "icnr"}}}},
+        "circle": {"one_frame": {"clips": {"fraction": 1.0}, **own}},
+    }
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    targets = [f"experiments/dvc.yaml:{stage}@one_frame" for stage in ("experiment", "circle")]
+    first = tmp_path / "runs/experiments/one_frame/report.json"
+
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    killed = subprocess.Popen(["dvc", "repro", *targets], cwd=tmp_path, start_new_session=True)
+    while not first.exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
     output = call(tmp_path, "dvc", "repro", *targets)
-    assert "one_frame@icnr" in output
-    found = json.loads((tmp_path / "metrics/experiments/one_frame_icnr.json").read_text())
-    assert found["train"]["seeds"] == 2
-    assert found["model"]["psnr"].keys() == {"1", "2", "3"}
+    assert ran(output) == set(targets)
+    assert f"one_frame report: taken over from {first.relative_to(tmp_path)}" in output
+    assert "one_frame icnr: training with seeds 0, 1" in output
+    metrics, plots = tmp_path / "metrics/experiments/one_frame.json", tmp_path / "plots/experiments/one_frame"
+    found = json.loads(metrics.read_text())
+    assert found.keys() == {"report", "icnr"}
+    assert found["icnr"]["train"]["seeds"] == 2
+    assert found["icnr"]["model"]["psnr"].keys() == {"1", "2", "3"}
+    rows = pd.read_csv(plots / "icnr.csv")
+    assert list(rows["seed"]) == [0] * 4 + [1] * 4  # before training, and three looks
     assert (tmp_path / "plots/circle/circle_one_frame_filter.png").stat().st_size > 10_000
-    assert not (tmp_path / "runs/experiments/one_frame_icnr").exists()
-    assert "Running stage" not in call(tmp_path, "dvc", "repro", *targets)
-    tree["one_frame"]["icnr"]["batch"] = 4
-    runs.write_text(yaml.safe_dump(tree, sort_keys=False))
-    status = json.loads(call(tmp_path, "dvc", "status", "--json", *targets))
-    assert set(status) == {"experiments/dvc.yaml:one_frame@icnr"}
+    assert sorted(file.name for file in first.parent.iterdir()) == ["icnr.json", "report.json"]
+    assert not ran(call(tmp_path, "dvc", "repro", *targets))
+
+    del tree["runs"]["one_frame"]["icnr"]
+    tree["runs"]["one_frame"]["sgd"] = {"optimizer": {"kind": "sgd"}}
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert "psnr_moving" in call(tmp_path, "python", "-m", "stages.experiment", "one_frame", "sgd")
+    assert json.loads(metrics.read_text()) == found
+    assert set(json.loads(call(tmp_path, "dvc", "status", "--json", *targets))) == {targets[0]}
+    output = call(tmp_path, "dvc", "repro", *targets)
+    assert output.count("taken over") == 2
+    again = json.loads(metrics.read_text())
+    assert again.keys() == {"report", "sgd"}
+    assert again["report"] == found["report"]
+    assert sorted(file.name for file in plots.iterdir()) == ["report.csv", "sgd.csv"]

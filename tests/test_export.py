@@ -1,27 +1,25 @@
 """The step as a torch.export program gives what the network gives."""
 
-import importlib
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from pipeline.nets.encoder import Encoder
+from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
 from pipeline.predict.export import export_step
-from pipeline.settings import MODELS, from_dict, load_section
-from tests.import_closure import ROOT
+from pipeline.settings import read_params
+from tests.support.import_closure import ROOT
+from tests.support.nets import VARIANTS
 
 HEIGHT, WIDTH = 32, 64
 
 
 def small_net(name: str) -> Ladder:
     """The model of params.yaml, narrow, with weights and batch-norm statistics unlike the initial ones."""
-    variant = importlib.import_module(f"pipeline.variants.{name}")
-    config = asdict(load_section(ROOT / "params.yaml", f"train.{name}.net", variant.Config)) | {"width": 8}
-    net = variant.build(from_dict(config, variant.Config, where="net"), Encoder(), height=HEIGHT, width=WIDTH)
+    settings = read_params(ROOT / "params.yaml")["train"][name]["net"] | {"width": 8}
+    net = build_net(name, settings, height=HEIGHT, width=WIDTH)
     if name == "lvln_warp":  # at first it copies
         torch.nn.init.normal_(net.head[-1].weight, std=0.1)
     net.train()(torch.rand(4, 3, HEIGHT, WIDTH))
@@ -32,7 +30,7 @@ FAST = ("lvln", "lvln_warp")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )
 def test_the_exported_step_is_the_step(name: str, tmp_path: Path) -> None:
     """Saved, loaded, and called with its own outputs, as a user does; for batches that it was not made with."""

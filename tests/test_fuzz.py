@@ -1,4 +1,5 @@
-"""Arbitrary and damaged lists, names and shards: the parsers are right or refuse, and never raise anything else."""
+"""Arbitrary and damaged lists, tables, names and shards: the parsers are right or refuse, and never raise anything
+else."""
 
 import io
 import json
@@ -13,8 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.clips.shards import open_videos
-from pipeline.datasets import ucf101
-from pipeline.datasets.ucf101 import Split, VideoName
+from pipeline.datasets import own_table
+from pipeline.datasets.lists import Split, VideoName, classes_of, listed_name, parse_name, read_labels, read_split
+from tests.support.videos import FACTS
 
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 ALNUM = string.ascii_letters + string.digits
@@ -75,8 +77,8 @@ words, two_digits = st.text(ALNUM, min_size=1, max_size=12), st.integers(0, 99)
 @given(words, two_digits, two_digits, words)
 def test_every_official_name_is_read_and_listed(action: str, group: int, clip: int, suffix: str) -> None:
     stem = f"v_{action}_g{group:02}_c{clip:02}"
-    assert ucf101.parse_name(f"{stem}.{suffix}") == VideoName(action, group, clip)
-    assert ucf101.listed_name(f"{stem}.{suffix}") == f"{stem}.avi"
+    assert parse_name(f"{stem}.{suffix}") == VideoName(action, group, clip)
+    assert listed_name(f"{stem}.{suffix}") == f"{stem}.avi"
 
 
 NAME = "v_A_g08_c01.avi"
@@ -87,7 +89,7 @@ one_off = st.builds(lambda at, new: NAME[:at] + new + NAME[at + 1 :], st.integer
 @fuzz
 @given(one_off | edited(NAME.encode()).map(lambda name: name.decode(errors="surrogateescape")) | st.text())
 def test_other_names_are_none(file_name: str) -> None:
-    found = ucf101.parse_name(file_name)
+    found = parse_name(file_name)
     assert found == name_in(file_name)
     if found is not None:
         assert file_name.startswith(f"v_{found.action}_g{found.group:02}_c{found.clip:02}.")
@@ -96,7 +98,7 @@ def test_other_names_are_none(file_name: str) -> None:
 @fuzz
 @given(st.text().filter(lambda text: text[:1] not in ("", ".") and not set(text) & set("/\0")), words)
 def test_only_the_suffix_of_a_file_name_is_replaced(stem: str, suffix: str) -> None:
-    assert ucf101.listed_name(f"{stem}.{suffix}") == f"{stem}.avi"
+    assert listed_name(f"{stem}.{suffix}") == f"{stem}.avi"
 
 
 # lists
@@ -189,10 +191,10 @@ def rearranged(name: str) -> st.SearchStrategy[tuple[str, bytes]]:
 def test_lists_are_read_as_meant_or_refused(folder: Path, change: tuple[str, bytes]) -> None:
     files = VALID | dict([change])
     lists = write_lists(folder / "damaged", files)
-    assert result_or_none(f"{lists}", 1000, ucf101.read_labels, lists) == labels_in(files)
-    assert result_or_none(f"{lists}", 1000, ucf101.classes_of, lists) == classes_in(files)
+    assert result_or_none(f"{lists}", 1000, read_labels, lists) == labels_in(files)
+    assert result_or_none(f"{lists}", 1000, classes_of, lists) == classes_in(files)
     for number in (1, 2):
-        assert result_or_none(f"{lists}", 1000, ucf101.read_split, lists, number) == split_in(files, number)
+        assert result_or_none(f"{lists}", 1000, read_split, lists, number) == split_in(files, number)
 
 
 @st.composite
@@ -222,17 +224,38 @@ def test_lists_are_read_back_however_they_are_written(folder: Path, data: st.Dat
     }
     lists = write_lists(folder / "written", {file: data.draw(written(lines)) for file, lines in rows.items()})
     keys = [f"{stem}.avi" for stem in stems]
-    assert list(ucf101.read_labels(lists).items()) == list(labels.items())
-    assert ucf101.read_split(lists, 3) == Split(3, frozenset(keys[:train]), frozenset(keys[train:]))
-    assert ucf101.classes_of(lists) == {key.split("/")[1]: key.split("/")[0] for key in keys}
+    assert list(read_labels(lists).items()) == list(labels.items())
+    assert read_split(lists, 3) == Split(3, frozenset(keys[:train]), frozenset(keys[train:]))
+    assert classes_of(lists) == {key.split("/")[1]: key.split("/")[0] for key in keys}
+
+
+# tables
+
+TABLE = b"path,action,split,group,video\nv,A,train,1,a\nw.avi,B b,test,1,\nx y.avi,A,validation,x,c\n"
+
+
+@fuzz
+@given(edited(TABLE) | st.binary() | st.text().map(str.encode))
+@example(TABLE)
+def test_a_table_of_any_bytes_is_read_or_refused(folder: Path, content: bytes) -> None:
+    file = folder / "table.csv"
+    file.write_bytes(content)
+    (folder / "v").touch()
+    config = own_table.TableConfig(str(file), None)
+    table = result_or_none(f"{file}", 10_000, own_table.make_table, config)
+    if table is not None:
+        assert set(table["split"]) <= {"train", "validation", "test"}
+        assert not set("".join(table["video"])) - set(ALNUM + "_-")
+        assert table["video"].is_unique
+        assert sorted(set(table["label"])) == list(range(table["action"].nunique()))
+    assert table is not None or content != TABLE
 
 
 # shards
 
 
 def described(jpegs: Sequence[bytes]) -> dict[str, object]:
-    facts = {"action": "A", "label": 0, "group": 1, "clip": 2, "fps": 10, "source_sha256": "0" * 64}
-    return facts | {"frames": len(jpegs), "offsets": [0, *accumulate(map(len, jpegs))]}
+    return FACTS | {"frames": len(jpegs), "offsets": [0, *accumulate(map(len, jpegs))]}
 
 
 def tar_of(members: Sequence[tuple[str, bytes, bytes]]) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.import_closure import ROOT
+from tests.support.import_closure import ROOT
 
 
 def gpu_quality(*arguments: object, **environment: str) -> subprocess.CompletedProcess:

@@ -13,22 +13,14 @@ import pandas as pd
 import pytest
 
 from pipeline.clips.shards import RATES, open_videos
-from pipeline.datasets.index import SUFFIXES, index_videos
+from pipeline.datasets.folder import SUFFIXES
+from pipeline.datasets.table import ABSENT as ABSENT_FACTS
+from pipeline.datasets.table import read_table
 from pipeline.decode.ingest import ingest
 from pipeline.decode.manifest import check_accounts, check_splits, check_verdicts, make_manifest, summarise
-from pipeline.decode.plan import ABSENT, BAD, GOOD, Row
-from tests.conftest import decode_config, plan
-from tests.videos import nearest_by_hand, stored_video
-
-
-def folder_digest(folder: Path) -> str:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    names_and_contents = (f.relative_to(folder).as_posix().encode() + f.read_bytes() for f in files)
-    return hashlib.sha256(b"".join(names_and_contents)).hexdigest()
-
-
-def read_manifest(shards: Path) -> pd.DataFrame:
-    return pd.read_csv(shards / "manifest.csv", keep_default_na=False)
+from pipeline.decode.plan import ABSENT, BAD, GOOD, Row, plan_rows
+from tests.support.decode import decode_config, plan, read_manifest, shard_digests
+from tests.support.videos import nearest_by_hand, stored_video
 
 
 def row(name: str, *, action: str = "A", **changes: object) -> Row:
@@ -67,10 +59,10 @@ def test_every_file_and_every_listed_video_is_a_row(few: Path) -> None:
     assert {row.video[7:]: (row.split, row.reason, row.detail) for row in rows if row.verdict == BAD} == {
         "holiday.avi": (
             *("none", "unlisted"),
-            "in neither list of split 1; its name is not v_<Action>_g<2 digits>_c<2 digits>",
+            "column split1 of videos.csv is empty; its name is not v_<Action>_g<2 digits>_c<2 digits>",
         ),
         "notes.txt": ("none", "not a video", f"its name does not end in {'|'.join(SUFFIXES)}"),
-        "v_ZoomIn_g08_c77.avi": ("none", "unlisted", "in neither list of split 1"),
+        "v_ZoomIn_g08_c77.avi": ("none", "unlisted", "column split1 of videos.csv is empty"),
         "v_ZoomIn_g09_c01.avi": ("train", "empty", "a file of no bytes"),
     }
     absent = [row for row in rows if row.verdict == ABSENT]
@@ -86,6 +78,26 @@ def test_shards_are_filled_in_a_fixed_shuffle(raw_motions: Path) -> None:
         shards = [row.shard for row in shuffled if row.split == split]
         assert shards == [f"{split}-{i // 10:05}.tar" for i in range(count)]
     assert len({row.action for row in rows if row.shard == "train-00000.tar"}) > 3
+
+
+def test_the_split_is_the_params_or_the_only_one(raw_motions: Path) -> None:
+    table, config = read_table(raw_motions), decode_config(split=3, validation_groups=(22, 1))
+
+    def groups(table: pd.DataFrame) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = {}
+        for row in plan_rows(table, config):
+            found.setdefault(row.split, set()).add(row.group)
+        return found
+
+    assert groups(table) == {"test": set(range(15, 22)), "validation": {1, 22}, "train": set(range(2, 15))}
+    mine = table.drop(columns=["split1", "split2"]).rename(columns={"split3": "split"})
+    assert groups(mine) == groups(table)
+    mine.loc[mine["group"] == 5, "split"] = "validation"
+    assert groups(mine) == {"test": set(range(15, 22)), "validation": {1, 5, 22}, "train": {2, 3, 4, *range(6, 15)}}
+    with pytest.raises(ValueError, match=r"decode\.split: 3, but the data set has no split3; it has split1, split2"):
+        plan_rows(table.drop(columns="split3"), config)
+    absent = table.assign(**ABSENT_FACTS, split3="")  # not of this split: nobody looks for them
+    assert plan_rows(absent, config) == []
 
 
 # --- what is made ----------------------------------------------------------------------------------------------------
@@ -111,7 +123,7 @@ def test_shards_hold_what_the_manifest_says(shards: Path, raw_motions: Path) -> 
                 assert info.fps == rate
                 file = raw_motions / "UCF-101" / row.video
                 assert info.source_sha256 == row.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    check_accounts(manifest, index_videos(raw_motions / "UCF-101", relative_to=raw_motions), shards)
+    check_accounts(manifest, read_table(raw_motions), shards)
 
 
 def test_lower_rates_are_the_same_frames_at_the_same_times(shards: Path) -> None:
@@ -132,8 +144,7 @@ def test_the_same_input_gives_the_same_bytes_in_any_order(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(workers)))
     stored_video(tmp_path / "again" / "15", 3, label=99)  # of a run with smaller shards
     again = ingest(rows, paths, config, work=tmp_path / "again")
-    for rate in RATES:
-        assert folder_digest(tmp_path / "again" / str(rate)) == folder_digest(shards / str(rate))
+    assert shard_digests(tmp_path / "again") == shard_digests(shards)
     make_manifest(again).to_csv(tmp_path / "manifest.csv", index=False)
     assert (tmp_path / "manifest.csv").read_bytes() == (shards / "manifest.csv").read_bytes()
 
@@ -156,7 +167,7 @@ def test_bad_videos_are_rows_with_reasons(few: Path, tmp_path: Path) -> None:
     }
     assert "differs from the index" in found.loc["ZoomIn/v_ZoomIn_g10_c01.avi", "detail"]
     assert (found.loc[found["verdict"] != GOOD, "shard"] == "").all()
-    check_accounts(manifest, pd.DataFrame({"video": list(paths)}), tmp_path / "out")
+    check_accounts(manifest, pd.DataFrame({"video": paths.keys(), "path": "x"}), tmp_path / "out")
     summary = summarise(manifest)
     assert summary["videos"] == {"found": 6, "good": 3, "bad": 3, "absent": 8 * 22 - 5}
     assert summary["bad"] == {"unlisted": 1, "empty": 1, "changed": 1}
@@ -195,18 +206,15 @@ def test_a_repaired_video_is_tried_again(raw_motions: Path, tmp_path: Path) -> N
 
 
 def test_splits_without_videos_are_refused(shards: Path) -> None:
-    manifest = read_manifest(shards)
-    check_splits(manifest, decode_config())
+    manifest, config = read_manifest(shards), decode_config(max_bad_fraction=1.0)
+    check_splits(manifest, config, column="split1")
     held_back = manifest["split"] == "validation"
-    without = r"no good video for validation: .*decode.validation_groups \[22\] leave none"
-    with pytest.raises(ValueError, match=without):
-        check_splits(manifest[~held_back], decode_config())
-    with pytest.raises(ValueError, match=without):
-        check_splits(
-            manifest.assign(verdict=manifest["verdict"].mask(held_back, BAD)), decode_config(max_bad_fraction=1.0)
-        )
-    with pytest.raises(ValueError, match=r"none of the 176 files found is a video in the lists of decode.split 1"):
-        check_splits(manifest.assign(verdict=BAD, split="none"), decode_config())
+    without = r"no good video for validation: column split1 of videos\.csv and decode\.valid.* \[22\] leave none"
+    for lacking in (manifest[~held_back], manifest.assign(verdict=manifest["verdict"].mask(held_back, BAD))):
+        with pytest.raises(ValueError, match=without):
+            check_splits(lacking, config, column="split1")
+    with pytest.raises(ValueError, match=r"none of the 176 files found is in a split by column split of videos\.csv"):
+        check_splits(manifest.assign(verdict=BAD, split="none"), config, column="split")
 
 
 @pytest.mark.parametrize(
@@ -231,11 +239,11 @@ def test_accounts_that_do_not_match_are_refused(
     for rate in RATES:
         shutil.copytree(shards / str(rate), tmp_path / str(rate))
     whole = read_manifest(shards)
-    index = whole[["video"]]
-    check_accounts(whole, index, tmp_path)
+    table = whole[["video"]].assign(path="x")
+    check_accounts(whole, table, tmp_path)
     changed = damage(whole, tmp_path)
     with pytest.raises(ValueError, match=message):
-        check_accounts(changed if isinstance(changed, pd.DataFrame) else whole, index, tmp_path)
+        check_accounts(changed if isinstance(changed, pd.DataFrame) else whole, table, tmp_path)
 
 
 @pytest.mark.parametrize(

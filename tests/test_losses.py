@@ -1,35 +1,20 @@
 """Losses beyond SSIM, L1 and L2 (test_quality.py), against NumPy; each alone; and what a training step weighs."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import correlate, map_coordinates
 from torch import Tensor
 
-from pipeline.settings import from_dict
-from pipeline.training.losses import (
-    SCALES,
-    LossConfig,
-    gradient_difference,
-    laplacian_difference,
-    loss_per_image,
-    ms_ssim,
-    ssim,
-    ssim_terms,
-)
-
-TERMS = [field.name for field in fields(LossConfig)]
+from pipeline.images import SCALES, gradient_difference, ms_ssim, ssim, ssim_terms
+from pipeline.settings import ParamsError
+from pipeline.training.losses import LOSSES, laplacian_difference, loss_per_image
+from tests.support.training import config
 
 
 def pair(*, height: int = 48, width: int = 64, noise: float = 0.2) -> tuple[Tensor, Tensor]:
     a = torch.rand(3, 3, height, width)
     return a, (a + noise * torch.randn_like(a)).clamp(0, 1)
-
-
-def only(**weights: float) -> LossConfig:
-    return LossConfig(**dict.fromkeys(TERMS, 0.0) | weights)
 
 
 def halved(image: np.ndarray) -> np.ndarray:
@@ -139,35 +124,45 @@ def alone(term: str, a: Tensor, b: Tensor) -> Tensor:
     return values[term]()
 
 
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", LOSSES)
 def test_every_term_alone(term: str) -> None:
     a, b = pair()
-    found = loss_per_image(a, b, only(**{term: 3.0}))
+    found = loss_per_image(a, b, {term: 3.0})
     torch.testing.assert_close(found, alone(term, a, b))
     assert (found > 0.01).all()
-    torch.testing.assert_close(loss_per_image(a, a, only(**{term: 1.0})), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(loss_per_image(a, a, {term: 1.0}), torch.zeros(3), atol=1e-6, rtol=0)
 
 
 def test_all_terms_together_are_their_weighted_mean() -> None:
     a, b = pair()
-    weights = {term: float(k) for k, term in enumerate(TERMS, 1)}
+    weights = {term: float(k) for k, term in enumerate(LOSSES, 1)}
     expected = sum(weight * alone(term, a, b) for term, weight in weights.items()) / 21
-    torch.testing.assert_close(loss_per_image(a, b, LossConfig(**weights)), expected)
+    torch.testing.assert_close(loss_per_image(a, b, weights), expected)
 
 
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", LOSSES)
 def test_values_outside_the_range_are_punished(term: str) -> None:
     """A prediction is not clipped for the loss, else there would be no way back."""
     target = 0.98 + 0.02 * torch.rand(1, 3, 48, 48)
     prediction = (target + 0.1 + 0.4 * torch.rand_like(target)).requires_grad_()
-    loss_per_image(prediction, target, only(**{term: 1.0})).sum().backward()
+    loss_per_image(prediction, target, {term: 1.0}).sum().backward()
     assert prediction.grad.abs().mean() > 0
 
 
-@pytest.mark.parametrize("term", TERMS)
-def test_a_weight_below_zero_is_refused_with_its_key(term: str) -> None:
-    weights = dict.fromkeys(TERMS, 1.0) | {term: -0.5}
-    with pytest.raises(
-        ValueError, match=rf"train\.lvln_warp\.loss\.{term}: -0\.5 is out of range; allowed: at least 0"
-    ):
-        from_dict(weights, LossConfig, where="train.lvln_warp.loss")
+def test_what_is_left_out_weighs_nothing() -> None:
+    a, b = pair()
+    some = {"dssim": 0.6, "gradient": 0.3}
+    assert torch.equal(loss_per_image(a, b, some), loss_per_image(a, b, dict.fromkeys(LOSSES, 0.0) | some))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        *(({term: -0.5}, rf"\.loss\.{term}: -0\.5 is not allowed; allowed: a number, at least 0") for term in LOSSES),
+        ({"ssim": 1}, r": loss\.ssim is not a loss; allowed: l1, l2, dssim, ms_dssim, laplacian, gradient"),
+        (dict.fromkeys(LOSSES, 0), r": loss: all weights are zero; one of l1, l2, .*, gradient must be above 0"),
+    ],
+)
+def test_weights_are_checked_with_their_key(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(ParamsError, match=rf"train\.lvln{message}"):
+        config(loss=weights)

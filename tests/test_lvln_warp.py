@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor, nn
 
-from pipeline.evaluation.artifacts import nyquist_share
 from pipeline.evaluation.baselines import optical_flow
-from pipeline.nets.blocks import GROUPS, decoder_block, icnr_, warp
+from pipeline.evaluation.metrics import nyquist_share
+from pipeline.images import warp
+from pipeline.nets.blocks import GROUPS, decoder_block, icnr_
 from pipeline.nets.encoder import Encoder
+from pipeline.nets.flow import cost_volume, lucas_kanade
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.variants import lvln_warp
-from pipeline.variants.lvln_warp import cost_volume, lucas_kanade
-from tests.test_nets import VARIANTS, small
+from tests.support.nets import VARIANTS, small
 
 CONFIG = VARIANTS["lvln_warp"][1]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -204,12 +205,12 @@ def test_the_norm_is_the_chosen_one(norm: str) -> None:
 
 @pytest.mark.parametrize("output", ["warp", "residual", "redraw"])
 @pytest.mark.parametrize("observed_flow", [True, False])
-def test_a_fresh_network_copies_the_last_seed(output: str, observed_flow: bool) -> None:
+def test_a_fresh_network_copies_the_last_frame(output: str, observed_flow: bool) -> None:
     net = build(begun=False, output=output, observed_flow=observed_flow).eval()
-    seeds = torch.rand(2, 3, 3, 32, 64)
+    context = torch.rand(2, 3, 3, 32, 64)
     with torch.no_grad():
-        predictions, _ = predict(net, seeds, horizon=3, clip_feedback=True)
-    copied = (predictions - seeds[:, -1:]).abs().amax((0, 2, 3, 4)) < 1e-4
+        predictions, _ = predict(net, context, horizon=3, clip_feedback=True)
+    copied = (predictions - context[:, -1:]).abs().amax((0, 2, 3, 4)) < 1e-4
     assert copied.tolist() == [output != "redraw"] * 3
 
 
@@ -265,23 +266,27 @@ def test_a_first_frame_has_stood_still() -> None:
         encoded = net.encode(frame)
         states = net.observe(encoded)
         again = net.observe(encoded, states)
-    assert float(states[-2][0].abs().max()) < 1e-4
-    assert float(states[-2][1].max()) < 1e-4
-    for first, second in zip(states[4:-2], again[4:-2], strict=True):
-        torch.testing.assert_close(first[0], second[0], **CLOSE)  # the inputs; the hidden states have moved on
-        assert not torch.allclose(first[1], second[1], atol=1e-3)
+    flow, unexplained = states["motion"]
+    assert float(flow.abs().max()) < 1e-4
+    assert float(unexplained.max()) < 1e-4
+    for name in ("C0", "match1", "match2"):
+        (first, before), (second, after) = states[name], again[name]
+        torch.testing.assert_close(first, second, **CLOSE)  # the inputs; the hidden states have moved on
+        assert not torch.allclose(before, after, atol=1e-3)
 
 
 def test_states_are_those_of_the_last_frame_fed() -> None:
     net = build().eval()
-    seeds = torch.rand(2, 2, 3, 32, 64)
+    context = torch.rand(2, 2, 3, 32, 64)
     with torch.no_grad():
-        predictions, states = predict(net, seeds, horizon=3, clip_feedback=True)
-    assert torch.equal(states[-1][0], predictions[:, 1].clamp(0, 1))  # the frame that the next one is compared with
-    assert [tuple(h.shape) for h in states[0]] == 3 * [(2, 8, 16, 32)]
-    assert [tuple(h.shape) for h in states[3]] == 3 * [(2, 8, 2, 4)]
-    assert [tuple(hidden.shape) for _, hidden in states[4:-2]] == [(2, 2, 32, 64), (2, 8, 16, 32), (2, 8, 8, 16)]
-    assert [tuple(x.shape) for x in states[-2]] == [(2, 2, 32, 64), (2, 1, 32, 64)]
+        predictions, states = predict(net, context, horizon=3, clip_feedback=True)
+    # The frame that the next one is compared with.
+    assert torch.equal(states["last"][0], predictions[:, 1].clamp(0, 1))
+    shapes = {name: [tuple(x.shape) for x in tensors] for name, tensors in states.items()}
+    assert shapes["C1"] == 3 * [(2, 8, 16, 32)]
+    assert shapes["C4"] == 3 * [(2, 8, 2, 4)]
+    assert [shapes[name][1] for name in ("C0", "match1", "match2")] == [(2, 2, 32, 64), (2, 8, 16, 32), (2, 8, 8, 16)]
+    assert shapes["motion"] == [(2, 2, 32, 64), (2, 1, 32, 64)]
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -295,16 +300,16 @@ def begun(name: str) -> Ladder:
 
 
 @pytest.mark.parametrize(("name", "clip_feedback"), FEEDINGS)
-@pytest.mark.parametrize("feeding", ["first_output", "second_output"])
-def test_predict_is_the_loop_by_hand(name: str, clip_feedback: bool, feeding: str) -> None:
+@pytest.mark.parametrize("off_by_one", [False, True])
+def test_predict_is_the_loop_by_hand(name: str, clip_feedback: bool, off_by_one: bool) -> None:
     net = begun(name).eval()
-    seeds = 3 * torch.rand(2, 3, 3, 32, 64) - 1
+    context = 3 * torch.rand(2, 3, 3, 32, 64) - 1
     with torch.no_grad():
-        found, found_states = predict(net, seeds, horizon=2, clip_feedback=clip_feedback, feeding=feeding)
+        found, found_states = predict(net, context, horizon=2, clip_feedback=clip_feedback, off_by_one=off_by_one)
         states, outputs = None, []
         for t in range(3):
-            output, states = net(seeds[:, t], states)
-        for _ in range(2 if feeding == "first_output" else 3):
+            output, states = net(context[:, t], states)
+        for _ in range(3 if off_by_one else 2):
             outputs.append(output)
             last = states
             output, states = net(output.clamp(0, 1) if clip_feedback else output, states)
@@ -314,11 +319,11 @@ def test_predict_is_the_loop_by_hand(name: str, clip_feedback: bool, feeding: st
 
 @pytest.mark.parametrize(("name", "clip_feedback"), FEEDINGS)
 def test_every_frame_is_predicted_as_step_by_step(name: str, clip_feedback: bool) -> None:
-    """For the frames after the seeds as `predict` does; for the seeds frame by frame."""
+    """For the frames after the context as `predict` does; for the context frame by frame."""
     net = begun(name).eval()
     clips = 2 * torch.rand(2, 5, 3, 32, 64) - 0.5
     with torch.no_grad():
-        found = predict_every_frame(net, clips, seeds=3, clip_feedback=clip_feedback)
+        found = predict_every_frame(net, clips, context=3, clip_feedback=clip_feedback)
         after, _ = predict(net, clips[:, :3], horizon=2, clip_feedback=clip_feedback)
         states, expected = None, []
         for t in range(2):
@@ -329,10 +334,10 @@ def test_every_frame_is_predicted_as_step_by_step(name: str, clip_feedback: bool
     torch.testing.assert_close(found[:, 2:], after, **CLOSE)
 
 
-def by_hand(net: Ladder, clips: Tensor, own: Tensor, *, clip_feedback: bool) -> Tensor:
+def by_hand(net: Ladder, clips: Tensor, mask: Tensor, *, clip_feedback: bool) -> Tensor:
     """One clip at a time."""
     predictions = []
-    for clip, mine in zip(clips, own.tolist(), strict=True):
+    for clip, mine in zip(clips, mask.tolist(), strict=True):
         states, outputs = None, []
         for t in range(len(clip) - 1):
             frame = clip[t]
@@ -348,18 +353,18 @@ def by_hand(net: Ladder, clips: Tensor, own: Tensor, *, clip_feedback: bool) -> 
 def test_a_mask_says_where_the_network_is_fed_its_own(name: str, clip_feedback: bool) -> None:
     net = begun(name).eval()
     clips = 2 * torch.rand(4, 5, 3, 32, 64) - 0.5
-    own = torch.rand(4, 5) < 0.5
-    own[0], own[1] = False, torch.arange(5) >= 3  # the true frames; as predict does with three seeds
-    own[2] = True  # free running; the first frame, and the last, which nothing is fed, do not matter
-    assert own[:, 1:-1].float().mean() not in (0, 1)
+    mask = torch.rand(4, 5) < 0.5
+    mask[0], mask[1] = False, torch.arange(5) >= 3  # the true frames; as predict does after a context of three
+    mask[2] = True  # free running; the first frame, and the last, which nothing is fed, do not matter
+    assert mask[:, 1:-1].float().mean() not in (0, 1)
     with torch.no_grad():
-        found = predict_every_frame(net, clips, seeds=3, clip_feedback=clip_feedback, own=own)
-        expected = by_hand(net, clips, own, clip_feedback=clip_feedback)
+        found = predict_every_frame(net, clips, context=3, clip_feedback=clip_feedback, mask=mask)
+        expected = by_hand(net, clips, mask, clip_feedback=clip_feedback)
         free, _ = predict(net, clips[2:3, :1], horizon=4, clip_feedback=clip_feedback)
-        unmasked = predict_every_frame(net, clips[1:2], seeds=3, clip_feedback=clip_feedback)
+        unmasked = predict_every_frame(net, clips[1:2], context=3, clip_feedback=clip_feedback)
     torch.testing.assert_close(found, expected, **CLOSE)
     torch.testing.assert_close(found[2:3], free, **CLOSE)
     torch.testing.assert_close(found[1:2], unmasked, **CLOSE)
-    own[:, [0, -1]] ^= True
+    mask[:, [0, -1]] ^= True
     with torch.no_grad():
-        assert torch.equal(found, predict_every_frame(net, clips, seeds=3, clip_feedback=clip_feedback, own=own))
+        assert torch.equal(found, predict_every_frame(net, clips, context=3, clip_feedback=clip_feedback, mask=mask))

@@ -1,5 +1,7 @@
 """The generated data set: official form, same bytes every time, the motion its class says, and no more than that."""
 
+from types import SimpleNamespace
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from scipy.stats import ks_2samp, kstest
 from pipeline.datasets import motions
 from pipeline.datasets.motions import ANGLE, CLASSES, OCTAVE, PERIODS, SPEEDS, MotionsConfig, X, Y
 from pipeline.settings import ParamsError, from_dict
+from tests.support.videos import files
 
-SMALL = MotionsConfig(seed=3, groups=1, clips=1, frames=12)  # groups below 22 are for tests only
+SMALL = SimpleNamespace(seed=3, groups=1, clips=1, frames=12)  # smaller than the settings allow
 LONG = MotionsConfig(seed=0, groups=25, clips=2, frames=50)
 
 
@@ -19,10 +22,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("motions")
     motions.generate(SMALL, folder, workers=2)
     return folder
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -62,7 +61,7 @@ def test_lists_are_official_and_hold_groups_together(tmp_path, groups):
 def test_bytes_depend_on_the_seed_only(folder, tmp_path):
     motions.generate(SMALL, tmp_path / "one", workers=1)
     assert files(tmp_path / "one") == files(folder)
-    other = MotionsConfig(seed=4, groups=1, clips=1, frames=12)
+    other = SimpleNamespace(**vars(SMALL) | {"seed": 4})
     (tmp_path / "ZoomIn").mkdir()
     motions.write_video(other, tmp_path, ("ZoomIn", 1, 1))
     video = "ZoomIn/v_ZoomIn_g01_c01.avi"
@@ -202,7 +201,7 @@ def test_class_reaches_a_video_only_by_its_random_stream_and_its_motion(monkeypa
 
 
 def test_speeds_of_both_senses_share_a_range():
-    config = MotionsConfig(seed=1, groups=25, clips=8, frames=12)
+    config = MotionsConfig(seed=1, groups=25, clips=8, frames=20)
     for circle in (X, Y, ANGLE, OCTAVE):
         speeds = []
         for name in (name for name, (moving, _) in motions.MOTIONS.items() if moving == circle):
@@ -232,10 +231,10 @@ def test_bad_config_is_refused_with_its_keys():
             {"seed": -1, "groups": 21, "clips": 0, "frames": 11, "size": 1}, MotionsConfig, where="source.motions"
         )
     for message in (
-        "source.motions.seed: -1 is out of range; allowed: at least 0",
-        "source.motions.groups: 21 is out of range; allowed: from 22 to 25",
-        "source.motions.clips: 0 is out of range; allowed: from 1 to 99",
-        "source.motions.frames: 11 is out of range; allowed: at least 20",
+        "source.motions.seed: -1 is not allowed; allowed: an integer, at least 0",
+        "source.motions.groups: 21 is not allowed; allowed: an integer, at least 22, at most 25",
+        "source.motions.clips: 0 is not allowed; allowed: an integer, at least 1, at most 99",
+        "source.motions.frames: 11 is not allowed; allowed: an integer, at least 20",
         "source.motions.size: unknown key",
     ):
         assert message in str(refusal.value)

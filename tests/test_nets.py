@@ -10,20 +10,8 @@ from scipy.signal import correlate2d
 from pipeline.nets.blocks import ConvGRU, LateralBlock, LocationConv
 from pipeline.nets.encoder import TAPS, Encoder, load_weights
 from pipeline.nets.rollout import predict
-from pipeline.variants import full_res, lvln, lvln_warp, one_frame
-
-VARIANTS = {
-    "lvln": (lvln, lvln.Config(4, "pixel_shuffle")),
-    "one_frame": (one_frame, one_frame.Config(4, "bilinear")),
-    "full_res": (full_res, full_res.Config(4)),
-    "lvln_warp": (lvln_warp, lvln_warp.Config(8, "warp", "group", icnr=True, observed_flow=True, cost_volume=2)),
-}
-
-
-def small(name: str, *, height: int = 32, width: int = 64) -> torch.nn.Module:
-    torch.manual_seed(0)
-    module, config = VARIANTS[name]
-    return module.build(config, Encoder(), height=height, width=width)
+from pipeline.variants import full_res, lvln, lvln_warp
+from tests.support.nets import VARIANTS, small
 
 
 def count(net: torch.nn.Module, *, trainable: bool) -> int:
@@ -57,31 +45,31 @@ def test_feature_counts_of_the_report() -> None:
     net = lvln.build(lvln.Config(64, "bilinear"), Encoder(), height=128, width=160).eval()
     with torch.no_grad():
         _, states = net(torch.rand(1, 3, 128, 160))
-    sizes = [sum(h[0].numel() for h in hidden) for hidden in states]
+    sizes = [sum(h[0].numel() for h in hidden) for hidden in states.values()]
     assert sizes[-1] == 15_360
     assert sum(sizes[:-1]) == 128 * 10_080
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("seeds", [1, 3, 5, 9])
-def test_any_number_of_seeds_and_any_horizon(name: str, seeds: int) -> None:
+@pytest.mark.parametrize("context", [1, 3, 5, 9])
+def test_any_context_and_any_horizon(name: str, context: int) -> None:
     net = small(name).eval()
     with torch.no_grad():
         for horizon in (1, 2, 4):
-            predictions, _ = predict(net, torch.rand(2, seeds, 3, 32, 64), horizon=horizon, clip_feedback=True)
+            predictions, _ = predict(net, torch.rand(2, context, 3, 32, 64), horizon=horizon, clip_feedback=True)
             assert predictions.shape == (2, horizon, 3, 32, 64)
             assert predictions.isfinite().all()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("clip_feedback", [True, False])
-def test_rolling_out_is_appending_predictions_to_the_seeds(name: str, clip_feedback: bool) -> None:
-    """The report's one-frame routine: append the prediction to the seeds, start again, predict one more."""
+def test_rolling_out_is_appending_predictions_to_the_context(name: str, clip_feedback: bool) -> None:
+    """The report's one-frame routine: append the prediction to the context, start again, predict one more."""
     net = small(name).eval()
-    seeds = torch.rand(2, 3, 3, 32, 64) * 3 - 1  # wide, so that clipping matters
+    context = torch.rand(2, 3, 3, 32, 64) * 3 - 1  # wide, so that clipping matters
     with torch.no_grad():
-        rolled, _ = predict(net, seeds, horizon=3, clip_feedback=clip_feedback)
-        grown, expected = seeds, []
+        rolled, _ = predict(net, context, horizon=3, clip_feedback=clip_feedback)
+        grown, expected = context, []
         for _ in range(3):
             nxt, _ = predict(net, grown, horizon=1, clip_feedback=clip_feedback)
             expected.append(nxt[:, 0])
@@ -92,33 +80,33 @@ def test_rolling_out_is_appending_predictions_to_the_seeds(name: str, clip_feedb
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_batched_encoding_equals_step_by_step(name: str) -> None:
-    """predict() encodes all seeds in one batch; the plain form calls the network frame by frame."""
+    """predict() encodes the whole context in one batch; the plain form calls the network frame by frame."""
     net = small(name).eval()
-    seeds = torch.rand(2, 4, 3, 32, 64)
+    context = torch.rand(2, 4, 3, 32, 64)
     with torch.no_grad():
-        got, got_states = predict(net, seeds, horizon=1, clip_feedback=True)
+        got, got_states = predict(net, context, horizon=1, clip_feedback=True)
         states = None
         for t in range(4):
-            frame, states = net(seeds[:, t], states)
+            frame, states = net(context[:, t], states)
     torch.testing.assert_close(got[:, 0], frame, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got_states, states, rtol=1e-4, atol=1e-5)
 
 
-def test_order_of_seeds_matters_and_batch_members_do_not_mix() -> None:
+def test_order_of_the_context_matters_and_batch_members_do_not_mix() -> None:
     net = small("lvln").eval()
-    seeds = torch.rand(2, 3, 3, 32, 64)
+    context = torch.rand(2, 3, 3, 32, 64)
     with torch.no_grad():
-        together, _ = predict(net, seeds, horizon=2, clip_feedback=True)
-        alone, _ = predict(net, seeds[1:], horizon=2, clip_feedback=True)
-        reversed_, _ = predict(net, seeds.flip(1), horizon=2, clip_feedback=True)
+        together, _ = predict(net, context, horizon=2, clip_feedback=True)
+        alone, _ = predict(net, context[1:], horizon=2, clip_feedback=True)
+        reversed_, _ = predict(net, context.flip(1), horizon=2, clip_feedback=True)
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(together, reversed_, atol=1e-3)
 
 
-@pytest.mark.parametrize(("seeds", "horizon", "message"), [((2, 0), 1, "seeds"), ((2, 3), 0, "horizon")])
-def test_predict_refuses_what_it_cannot_do(seeds: tuple[int, int], horizon: int, message: str) -> None:
+@pytest.mark.parametrize(("context", "horizon", "message"), [((2, 0), 1, "context"), ((2, 3), 0, "horizon")])
+def test_predict_refuses_what_it_cannot_do(context: tuple[int, int], horizon: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        predict(small("lvln"), torch.rand(*seeds, 3, 32, 64), horizon=horizon, clip_feedback=True)
+        predict(small("lvln"), torch.rand(*context, 3, 32, 64), horizon=horizon, clip_feedback=True)
 
 
 def test_conv_gru_against_scipy() -> None:
@@ -270,16 +258,16 @@ def test_frozen_means_frozen(name: str) -> None:
     assert trainable <= changed
 
 
-def test_gradients_reach_the_first_seed_and_flow_through_fed_back_predictions() -> None:
+def test_gradients_reach_the_first_frame_and_flow_through_fed_back_predictions() -> None:
     net = small("lvln")
-    seeds = torch.rand(1, 3, 3, 32, 64, requires_grad=True)
+    context = torch.rand(1, 3, 3, 32, 64, requires_grad=True)
     decoded = []
     decode = net.decode
     net.decode = lambda *fed: decoded.append(decode(*fed)) or decoded[-1]
-    predictions, _ = predict(net, seeds, horizon=2, clip_feedback=False)
+    predictions, _ = predict(net, context, horizon=2, clip_feedback=False)
     decoded[0].retain_grad()
     predictions[:, 1].sum().backward()
-    assert all(seeds.grad[0, t].abs().sum() > 0 for t in range(3))
+    assert all(context.grad[0, t].abs().sum() > 0 for t in range(3))
     assert decoded[0].grad.abs().sum() > 0  # prediction 1, only through being fed
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.evaluation.score import PREDICTORS
 from pipeline.nets.encoder import TAPS
-from pipeline.settings import MODELS, read_yaml
-from tests.import_closure import ROOT
+from pipeline.settings import read_yaml
+from tests.support.import_closure import ROOT
+from tests.support.project import call, copy_project, ran
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
+MODELS = tuple(read_yaml(ROOT / "params.yaml")["train"])
 CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
 CONDITIONS = ("trained", "untrained", "still", "shuffled")
 TABLE = {"top1", "top1_std", "top1_low", "top1_high", "top5"}  # of a probe and of each of its controls
@@ -34,22 +36,6 @@ FEATURES = {f"features@{condition}" for condition in CONDITIONS}
 PROBES = {"controls", *(f"probe@{choice}" for choice in CHOICES)}
 
 
-def call(folder: Path, *command: str, check: bool = True) -> str:
-    """Runs a command there with this Python's tools first on the path; its output, standard error included."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = {**os.environ, "PATH": path, "GIT_AUTHOR_NAME": "t", "GIT_COMMITTER_NAME": "t"}
-    env |= {"GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_EMAIL": "t@example.org", "COLUMNS": "250"}
-    done = subprocess.run(
-        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert not check or done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def ran(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '([^']+)'", output))
-
-
 def stale(folder: Path) -> set[str]:
     """Stages that are not up to date, by `dvc status`; upstream ones come with all that wait for them."""
     return set(json.loads(call(folder, "dvc", "status", "--json", "dvc.yaml")))
@@ -58,16 +44,8 @@ def stale(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the working tree with the tiny preset, reproduced once."""
-    folder = tmp_path_factory.mktemp("project")
-    files = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
-    for name in filter(None, files):
-        if (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    shutil.copy(folder / "presets" / "tiny.yaml", folder / "params.yaml")
-    call(folder, "git", "init", "-q")
-    call(folder, "git", "add", "-A")
-    call(folder, "git", "commit", "-qm", "start")
+    folder = copy_project(tmp_path_factory.mktemp("project"), without=("metrics/", "plots/", "dvc.lock"))
+    assert "59 values from presets/tiny.yaml" in call(folder, "python", "-m", "stages.preset", "tiny")
     assert ran(call(folder, "dvc", "repro")) == ALL
     call(folder, "git", "add", "-A")
     call(folder, "git", "commit", "-qm", "reproduced")
@@ -125,12 +103,18 @@ def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
     [
         ("train.one_frame.optimizer.lr", "1e-4", {"train@one_frame"}),
         ("train.lvln.curriculum.1.epochs", "2", {"train@lvln"}),
-        ("evaluate.step", "5", {f"evaluate@{model}" for model in MODELS}),
+        ("train.lvln.loss.l1", "0.2", {"train@lvln"}),
+        ("evaluate.spacing", "5", {f"evaluate@{model}" for model in MODELS}),
         ("features.batch", "3", FEATURES),
         ("probe.head.hidden", "17", PROBES),
         ("decode.jpeg_quality", "90", {"decode"}),
         ("decode.scheduler", "1", {"decode"}),
         ("source.motions.seed", "9", {"fetch"}),
+        ("hardware.workers", "2", set()),
+        ("hardware.device", "cpu", set()),
+        ("hardware.compile", "false", set()),
+        ("hardware.checkpoint_minutes", "9", set()),
+        ("hardware.precision", "32-true", {f"train@{model}" for model in MODELS}),
     ],
 )
 def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, value: str, expected: set[str]) -> None:
@@ -141,7 +125,7 @@ def test_a_changed_param_makes_its_own_stages_stale(restored: Path, key: str, va
         *parents, last = key.split(".")
         for name in parents:
             node = node[int(name)] if name.isdigit() else node[name]
-        node[last] = float(value) if "e" in value else int(value)
+        node[last] = yaml.safe_load(value.replace("1e-4", "0.0001"))
     assert stale(restored) == expected
     changed = json.loads(call(restored, "dvc", "params", "diff", "--json"))["params.yaml"]
     assert len(changed) == 1
@@ -165,6 +149,30 @@ def test_changed_code_makes_stale_only_what_imports_it(restored: Path, file: str
     assert stale(restored) == expected
 
 
+def test_a_new_model_is_a_file_and_a_section(restored: Path) -> None:
+    """Trained, evaluated, and gone again without a trace."""
+    from dvc.utils.serialize import modify_yaml
+
+    variant = restored / "pipeline" / "variants" / "half.py"
+    variant.write_text(
+        "from pipeline.nets.ladder import HalfResolution as Config\n"
+        "from pipeline.nets.ladder import half_resolution\n\n\n"
+        "def build(config, encoder, *, height, width):\n"
+        "    return half_resolution(config, encoder, height=height, width=width)\n"
+    )
+    with modify_yaml(str(restored / "params.yaml")) as tree:
+        tree["train"]["half"] = tree["train"]["one_frame"]
+    assert stale(restored) == {"train@half", "evaluate@half"}
+    assert "every section is valid" in call(restored, "python", "-m", "stages.check")
+    assert ran(call(restored, "dvc", "repro", "evaluate@half")) == {"train@half", "evaluate@half"}
+    assert json.loads((restored / "metrics/evaluate_half.json").read_text())["model"]["psnr"]["3"] > 0
+    assert "half" in call(restored, "dvc", "metrics", "diff")
+    variant.unlink()
+    call(restored, "git", "checkout", "-q", "--", ".")
+    call(restored, "git", "clean", "-qfd")
+    assert stale(restored) == set()
+
+
 def test_experiments(restored: Path) -> None:
     """`dvc exp run -S`, `exp show`, `metrics diff`, `params diff`, `plots show` on one changed rate."""
     output = call(restored, "dvc", "exp", "run", "-n", "slower", "-S", "train.one_frame.optimizer.lr=1e-5")
@@ -183,7 +191,7 @@ def test_experiments(restored: Path) -> None:
         "Training loss",
         "Loss on the validation groups",
         "Probe confusion",
-        "Quality against the step ahead",
+        "Quality against the horizon step",
     ):
         assert title in page
     assert "half_velocity" in page
@@ -195,8 +203,8 @@ def test_experiments(restored: Path) -> None:
 def test_bad_params_stop_before_anything_runs(restored: Path) -> None:
     changes = ["decode.height=100", "decode.split=4", "+decode.hight=64"]
     output = call(restored, "dvc", "exp", "run", *(word for change in changes for word in ("-S", change)), check=False)
-    assert "decode.height: 100 is out of range; allowed: a positive multiple of 32" in output
-    assert "decode.split: 4 is not allowed; allowed: 1, 2, 3" in output
+    assert "decode.height: 100 is not allowed; allowed: an integer, above 0, a multiple of 32" in output
+    assert "decode.split: 4 is not allowed; allowed: one of 1, 2, 3" in output
     assert "decode.hight: unknown key" in output
     assert "failed to reproduce 'decode'" in output
     assert "Traceback" not in output

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from tests.import_closure import ROOT
+from tests.support.import_closure import ROOT
 
 FILES = ("dvc.yaml", "experiments/dvc.yaml")
 TEMPLATES = {file.stem: file.read_text() for file in (ROOT / ".dvc/plots").glob("*.json")}
@@ -18,7 +18,8 @@ def charts() -> Iterator[tuple[str, dict]]:
         for entry in tree["plots"]:
             yield from entry.items()
         for stage in tree["stages"].values():
-            for name, properties in (item for entry in stage.get("plots", []) for item in entry.items()):
+            plots = stage.get("do", stage).get("plots", [])
+            for name, properties in (item for entry in plots for item in entry.items()):
                 if name.endswith(".csv"):
                     yield name, properties
 
@@ -38,4 +39,4 @@ def test_a_template_takes_title_data_and_axes(name: str) -> None:
     json.loads(TEMPLATES[name])
     for anchor in ("DATA", "TITLE", "X", "Y", "X_LABEL"):
         assert f"<DVC_METRIC_{anchor}>" in TEMPLATES[name]
-    assert any(f"template: {name}\n" in (ROOT / file).read_text() for file in FILES)
+    assert name in {properties.get("template") for _, properties in charts()}

@@ -1,11 +1,11 @@
 """A user's own video: the command line from file to files, each of its errors, and the README's five lines."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,15 @@ from pipeline.nets.build import build_net
 from pipeline.nets.rollout import predict
 from pipeline.predict.mp4 import mp4_writer
 from pipeline.predict.own_video import BORDER, open_own_video, predict_video
-from pipeline.training.losses import LossConfig
-from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import load_model, save_model
 from stages.entry import run
 from stages.predict import main
-from tests.import_closure import ROOT
-from tests.videos import FFMPEG
+from tests.support.evaluation import CARD
+from tests.support.import_closure import ROOT
+from tests.support.training import ENVIRONMENT, run_stage
+from tests.support.videos import FFMPEG, write
 
-HEIGHT, WIDTH, SEEDS = 64, 96, 3
+HEIGHT, WIDTH, CONTEXT = 64, 96, CARD.context
 CODECS = {
     "avi": ("-c:v", "libxvid", "-q:v", "2"),
     "mp4": ("-c:v", "libx264", "-crf", "10"),
@@ -60,8 +60,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random network whose predictions differ from frame to frame."""
     file = tmp_path_factory.mktemp("models") / "lvln.safetensors"
-    net = {"width": 4, "upsample": "bilinear"}
-    card = ModelCard("lvln", net, HEIGHT, WIDTH, SEEDS, 3, "first_output", True, LossConfig(1, 0, 0), {}, "")
+    card = replace(CARD, net={"width": 4, "upsample": "bilinear"}, height=HEIGHT, width=WIDTH)
     torch.manual_seed(1)
     net = build_net("lvln", card.net, height=HEIGHT, width=WIDTH)
     with torch.no_grad():
@@ -76,10 +75,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("videos") / "mine.mp4", *CODECS["mp4"])
 
 
+def flags(options: dict[str, object]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
 def call(monkeypatch: pytest.MonkeyPatch, **options: object) -> str | int | None:
     """The command in this process -> what it exits with: None, or its message."""
-    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["predict", *flags])
+    monkeypatch.setattr(sys, "argv", ["predict", *flags(options)])
     try:
         run("predict", main)
     except SystemExit as exit:
@@ -91,21 +93,8 @@ def test_from_file_to_files(model: Path, video: Path, tmp_path: Path) -> None:
     """The real command, elsewhere than in the repository: the given frames, then those of `predict`; and beside each
     frame its prediction from the true frames before it."""
     out = tmp_path / "new folder" / "100% out.mp4"
-    command = [
-        sys.executable,
-        "-m",
-        "stages.predict",
-        "--model",
-        model,
-        "--video",
-        video,
-        "--frames",
-        "4",
-        "--out",
-        out,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    given = {"model": model, "video": video, "frames": 4, "out": out}
+    done = run_stage("predict", *flags(given), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{out}: 19 frames of the video, then 4 predicted\n")
     assert done.stderr == ""
@@ -118,9 +107,9 @@ def test_from_file_to_files(model: Path, video: Path, tmp_path: Path) -> None:
     assert len(opened) == 19
 
     def foresee(start: int, count: int) -> np.ndarray:
-        seeds = true[None, start - SEEDS : start] / 255
+        context = true[None, start - CONTEXT : start] / 255
         with torch.no_grad():
-            predictions, _ = predict(net, seeds, horizon=count, clip_feedback=True)
+            predictions, _ = predict(net, context, horizon=count, clip_feedback=True)
         return (predictions[0].clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy()
 
     true_images = true.permute(0, 2, 3, 1).numpy()
@@ -137,7 +126,7 @@ def test_from_file_to_files(model: Path, video: Path, tmp_path: Path) -> None:
     assert beside.shape == (23, scale * (HEIGHT + 2 * BORDER), 3 * scale * (WIDTH + 2 * BORDER), 3)
     panels = beside[:, scale // 2 :: scale, scale // 2 :: scale].reshape(23, HEIGHT + 2 * BORDER, 3, -1, 3)
     inner = panels[:, BORDER:-BORDER, :, BORDER:-BORDER].swapaxes(1, 2)  # (T, 3 panels, H, W, 3)
-    predicted = np.concatenate([true_images[:SEEDS], *(foresee(start, 4) for start in (3, 7, 11, 15)), beyond])
+    predicted = np.concatenate([true_images[:CONTEXT], *(foresee(start, 4) for start in (3, 7, 11, 15)), beyond])
     for t in range(23):
         assert psnr(inner[t, 1], predicted[t]) > 30
         if t < 19:
@@ -193,10 +182,10 @@ def test_every_frame_is_predicted_once(frames: int, model: Path, video: Path, tm
     numbers = []
     for start, predictions in predict_video(net, card, opened, frames=frames):
         numbers += range(start, start + len(predictions))
-    assert numbers == list(range(SEEDS, 19 + frames))
+    assert numbers == list(range(CONTEXT, 19 + frames))
 
 
-def test_a_video_of_the_seeds_alone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_of_the_context_alone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing to compare with, one run beyond the end; the same bytes again."""
     video = record(tmp_path / "short.mp4", *CODECS["mp4"], seconds=0.24)
     for out in ("a.mp4", "b.mp4"):
@@ -208,8 +197,8 @@ def test_a_video_of_the_seeds_alone(model: Path, tmp_path: Path, monkeypatch: py
 
 
 BAD = {
-    "no model": ({"model": "lvln"}, r"no model models/lvln.safetensors; make it with: dvc repro train@lvln"),
-    "no such model": ({"model": "my.safetensors"}, r"--model my.safetensors is neither one of lvln, .* that is there"),
+    "no model": ({"model": "lvln"}, r"--model lvln: there is no models/lvln.safetensors; .* \(mine; dvc repro .*"),
+    "no such file": ({"model": "my.safetensors"}, r"--model my.safetensors: there is no my.safetensors; give a .*"),
     "model of another kind": (
         {"model": "other.safetensors"},
         r"other.safetensors is not a model file of this version of the project \(.+\)",
@@ -236,7 +225,8 @@ BAD = {
 def bad_files(tmp_path_factory: pytest.TempPathFactory, video: Path) -> Path:
     folder = tmp_path_factory.mktemp("bad")
     (folder / "text.mp4").write_text("this is no video\n" * 500)
-    (folder / "other.safetensors").write_text("nor a model")
+    for name in ("other.safetensors", "models/mine.safetensors"):
+        write(folder / name, "nor a model")
     (folder / "empty.mp4").touch()
     (folder / "self.mp4").write_bytes(video.read_bytes())
     (folder / "cut.mp4").write_bytes(video.read_bytes()[:20_000])
@@ -317,8 +307,9 @@ def test_stopped_it_leaves_nothing(model: Path, tmp_path: Path) -> None:
     video = record(tmp_path / "long.avi", *CODECS["avi"], seconds=80)
     (tmp_path / "out").mkdir()
     (tmp_path / "tmp").mkdir()
-    command = [sys.executable, "-m", "stages.predict", "--model", model, "--video", video, "--out", "out/out.mp4"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "tmp")}
+    given = flags({"model": model, "video": video, "out": "out/out.mp4"})
+    command = [sys.executable, "-m", "stages.predict", *given]
+    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and len(list(tmp_path.glob("out/.part_*"))) < 2:
             time.sleep(0.05)

@@ -5,7 +5,7 @@ import math
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.clips.clips import as_images, read_frames
+from pipeline.clips.batches import as_images
+from pipeline.clips.clips import read_frames
 from pipeline.clips.shards import names_digest, open_videos
+from pipeline.nets.ladder import LEVELS
 from pipeline.nets.rollout import predict
 from pipeline.probe import samples
-from pipeline.probe.accuracy import by_class, chance, gains, right, summarise, top_k
-from pipeline.probe.classifier import ProbeConfig, run_probe
-from pipeline.probe.comparison import HeldOut, compare, read_held_out, right_by_video, run_seeds
+from pipeline.probe.accuracy import by_class, chance, fraction_correct, gains, summarise, top_k
+from pipeline.probe.classifier import ProbeConfig, ProbeRun, run_probe
+from pipeline.probe.comparison import HeldOut, compare, correct_by_video, read_held_out, run_seeds
 from pipeline.probe.features import states as features
 from pipeline.probe.features.extract import extract
 from pipeline.probe.features.states import (
@@ -27,24 +29,21 @@ from pipeline.probe.features.states import (
     FeaturesConfig,
     check_split,
     check_tokens,
+    extract_states,
     network_for,
     read_clip,
     select,
-    watch,
     windows,
 )
 from pipeline.probe.heads import AttentivePooler, HeadConfig, make_net
 from pipeline.probe.samples import Samples, Splits, read_splits
 from pipeline.settings import from_dict
-from pipeline.training.losses import LossConfig
-from pipeline.training.model_card import ModelCard
-from tests.committed import of_committed_figures
-from tests.import_closure import ROOT
-from tests.test_nets import VARIANTS, small
+from tests.support.committed import of_committed_figures
+from tests.support.evaluation import CARD, CPU
+from tests.support.import_closure import ROOT
+from tests.support.nets import VARIANTS, small
 
-NET = {"width": 4, "upsample": "pixel_shuffle"}
-CARD = ModelCard("lvln", NET, 32, 32, 3, 3, "first_output", True, LossConfig(1, 1, 1), {}, "")
-FEATURES = FeaturesConfig(model="lvln", fps=10, clips=2, frames=3, token_stride=8, batch=4, seed=0, device="cpu")
+FEATURES = FeaturesConfig(model="lvln", fps=10, clips=2, frames=3, token_stride=8, batch=4, seed=0)
 CONFIG = ProbeConfig(
     head=HeadConfig(kind="mlp", hidden=32, batch_norm=True, attentive_width=16),
     dropout=0.3,
@@ -59,7 +58,6 @@ CONFIG = ProbeConfig(
     validation_share=0.05,
     seeds=(0, 1),
     bootstrap=200,
-    device="cpu",
 )
 
 
@@ -72,7 +70,7 @@ def test_the_reports_choices_and_their_sizes() -> None:
     sizes = [int(np.prod(shape)) for shape in shapes]
     numbers = torch.arange(sum(sizes)).split(sizes)
     maps = [part.view(1, *shape) for part, shape in zip(numbers, shapes, strict=True)]
-    states = tuple(level.chunk(3, 1) for level in maps)
+    states = {name: level.chunk(3, 1) for name, level in zip(LEVELS, maps, strict=True)}
     chosen = select(states, [level.double() for level in maps], grid=(8, 10))
     assert chosen["deepest"].shape == (1, 15_360)
     assert chosen["subsample"].shape == (1, 10_080)
@@ -83,7 +81,7 @@ def test_the_reports_choices_and_their_sizes() -> None:
 def test_pooled_and_tokens_by_numpy() -> None:
     """Means of blocks where a level is finer than the grid, the nearest place where it is coarser."""
     maps = [torch.randn(2, 3, 8, 16), torch.randn(2, 5, 2, 4)]
-    states = tuple((torch.zeros(2, 1, 1, 1),) for _ in range(4))
+    states = {level: (torch.zeros(2, 1, 1, 1),) for level in LEVELS}
     chosen = select(states, maps, grid=(4, 8))
     fine, coarse = (level.numpy() for level in maps)
     pooled = [f(level, axis=(2, 3)) for level in (fine, coarse) for f in (np.mean, np.max)]
@@ -111,10 +109,10 @@ def test_every_branch_is_among_the_hidden_maps() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_clips_of_different_lengths_advance_together(name: str) -> None:
-    """Batched watching equals feeding each clip by itself with predict()."""
+    """Batched extraction equals feeding each clip by itself with predict()."""
     net = small(name, height=32, width=32).eval()
     clips = [torch.randint(0, 256, (length, 3, 32, 32), dtype=torch.uint8) for length in (3, 6, 1, 6)]
-    together = watch(net, clips, height=32, width=32, token_stride=8, encoder=True)
+    together = extract_states(net, clips, height=32, width=32, token_stride=8, encoder=True)
     for i, clip in enumerate(clips):
         with torch.no_grad():
             _, states = predict(net, as_images(clip, height=32, width=32)[None], horizon=1, clip_feedback=True)
@@ -130,8 +128,8 @@ def test_clips_of_different_lengths_advance_together(name: str) -> None:
 def test_a_still_clip_is_its_last_frame_repeated() -> None:
     net = small("lvln_warp", height=32, width=32).eval()
     still = [torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(length, -1, -1, -1) for length in (2, 4)]
-    encoded_once = watch(net, still, height=32, width=32, token_stride=8, still=True)
-    plain = watch(net, still, height=32, width=32, token_stride=8)
+    encoded_once = extract_states(net, still, height=32, width=32, token_stride=8, still=True)
+    plain = extract_states(net, still, height=32, width=32, token_stride=8)
     for name, values in plain.items():
         torch.testing.assert_close(encoded_once[name], values, rtol=1e-4, atol=1e-5)
 
@@ -194,7 +192,7 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
     assert table["label"].tolist() == [video.info.label for video in videos]
     net = small("lvln", height=32, width=32).eval()
     clips = [read_frames(video, *window) for video in videos for window in windows(video, FEATURES)]
-    expected = watch(net, clips, height=32, width=32, token_stride=8, encoder=True)
+    expected = extract_states(net, clips, height=32, width=32, token_stride=8, encoder=True)
     assert set(shapes) == set(expected)
     for name, values in expected.items():
         stored = np.load(tmp_path / f"trained/{name}.npy")
@@ -207,19 +205,24 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
     assert np.abs(shuffled - np.load(tmp_path / "trained/deepest.npy")).max() > 1e-4
 
 
+def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.probe.features import extract
 from tests.test_probe import make
-calls, watch = 0, extract.watch
+calls, extract_states = 0, extract.extract_states
 def dies(*arguments, **options):
     global calls
     calls += 1
     if calls == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return watch(*arguments, **options)
-extract.watch, extract.SAVE_SECONDS = dies, float(sys.argv[4])
+    return extract_states(*arguments, **options)
+extract.extract_states, extract.SAVE_SECONDS = dies, float(sys.argv[4])
 make(Path(sys.argv[1]), Path(sys.argv[2]), count=10, batch=3)
 print("calls", calls)
 """
@@ -228,14 +231,9 @@ print("calls", calls)
 @pytest.mark.parametrize("seconds", [0, 1000])
 def test_a_killed_run_carries_on_to_the_same_bytes(shards: Path, tmp_path: Path, seconds: float) -> None:
     """Twenty clips in seven batches, killed in the fourth: the rest is three and it, if the progress was recorded."""
-
-    def call(last: int) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", KILLED, str(shards), str(tmp_path / "a"), str(last), str(seconds)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert call(4).returncode == -signal.SIGKILL
+    assert python(KILLED, shards, tmp_path / "a", 4, seconds).returncode == -signal.SIGKILL
     assert not (tmp_path / "a/trained").exists()
-    again = call(99)
+    again = python(KILLED, shards, tmp_path / "a", 99, seconds)
     assert again.returncode == 0, again.stderr
     assert f"calls {4 if seconds == 0 else 7}" in again.stdout
     make(shards, tmp_path / "b", count=10, batch=3)
@@ -244,8 +242,7 @@ def test_a_killed_run_carries_on_to_the_same_bytes(shards: Path, tmp_path: Path,
 
 
 def test_another_runs_rows_are_not_taken(shards: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(shards), str(tmp_path / "a"), "4", "0"]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert python(KILLED, shards, tmp_path / "a", 4, 0).returncode == -signal.SIGKILL
     make(shards, tmp_path / "a", count=10, batch=3, seed=1, clips=1)  # other settings
     make(shards, tmp_path / "b", count=10, batch=3, seed=1, clips=1)
     assert contents(tmp_path / "a/trained") == contents(tmp_path / "b/trained")
@@ -263,8 +260,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
     for count in (8, 56):
-        command = [sys.executable, "-c", code, str(shards), str(tmp_path / str(count)), str(count)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = python(code, shards, tmp_path / str(count), count)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
     written = sum(file.stat().st_size for file in (tmp_path / "56/trained").iterdir()) / 2**20
     assert written > 40
@@ -273,19 +269,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_a_model_of_another_split_is_refused(shards: Path) -> None:
     test = open_videos(shards / "10", "test")
-    check_split(replace(CARD, held_back=names_digest(test)), test, model="lvln")
+    check_split(replace(CARD, test_digest=names_digest(test)), test, model="lvln")
     for other in (names_digest(test[1:]), names_digest(open_videos(shards / "10", "train")), ""):
         with pytest.raises(ValueError, match=r"models/lvln\.safetensors .* another split .* dvc repro train@lvln"):
-            check_split(replace(CARD, held_back=other), test, model="lvln")
+            check_split(replace(CARD, test_digest=other), test, model="lvln")
 
 
 def test_bad_feature_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"features\.token_stride: 12 does not divide .* 64×32"):
         check_tokens(12, height=64, width=32)
-    tree = vars(FEATURES)
+    tree = asdict(FEATURES)
     with pytest.raises(ValueError, match=r"features: frames is 0, the whole video: clips is 2; allowed: 1"):
         from_dict({**tree, "frames": 0}, FeaturesConfig, where="features")
-    with pytest.raises(ValueError, match=r"features\.clips: 0 is out of range"):
+    with pytest.raises(ValueError, match=r"features\.clips: 0 is not allowed; allowed: an integer, at least 1"):
         from_dict({**tree, "clips": 0}, FeaturesConfig, where="features")
 
 
@@ -345,12 +341,12 @@ def blobs(n: int, *, spread: float, classes: int = 4, clips: int = 1) -> Splits:
     return Splits(*found)
 
 
-def with_labels(split: Samples, labels: torch.Tensor) -> Samples:
-    return replace(split, labels=labels)
+def probe(splits: Splits, *, seed: int = 0, **changes: object) -> ProbeRun:
+    return run_probe(replace(CONFIG, **changes), splits, classes=4, seed=seed, device=CPU)
 
 
-def accuracy(config: ProbeConfig, splits: Splits, *, seed: int = 0) -> float:
-    return top_k(run_probe(config, splits, classes=4, seed=seed).scores, splits.test.labels, 1)
+def accuracy(splits: Splits, **changes: object) -> float:
+    return top_k(probe(splits, **changes).scores, splits.test.labels, 1)
 
 
 @pytest.mark.parametrize(
@@ -365,17 +361,14 @@ def accuracy(config: ProbeConfig, splits: Splits, *, seed: int = 0) -> float:
     ids=["report", "sgd", "cosine", "linear", "one batch"],
 )
 def test_the_probe_learns_what_is_there(changes: dict) -> None:
-    assert accuracy(replace(CONFIG, **changes), blobs(80, spread=0.2)) > 0.9
+    assert accuracy(blobs(80, spread=0.2), **changes) > 0.9
 
 
 def test_the_probe_learns_nothing_where_nothing_is() -> None:
-    splits = Splits(
-        *(
-            with_labels(split, split.labels[torch.randperm(80, generator=torch.Generator().manual_seed(i))])
-            for i, split in enumerate(blobs(80, spread=0.2))
-        )
-    )
-    assert np.mean([accuracy(CONFIG, splits, seed=seed) for seed in range(4)]) < 0.45
+    orders = [torch.randperm(80, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    pairs = zip(blobs(80, spread=0.2), orders, strict=True)
+    splits = Splits(*(replace(split, labels=split.labels[order]) for split, order in pairs))
+    assert np.mean([accuracy(splits, seed=seed) for seed in range(4)]) < 0.45
 
 
 def test_tokens_are_told_apart_by_their_place() -> None:
@@ -387,26 +380,25 @@ def test_tokens_are_told_apart_by_their_place() -> None:
         tokens = 0.3 * rng.normal(size=(160, 4, 3))
         tokens[np.arange(160), labels, 0] += 2
         found.append(split_of(tokens, labels))
-    assert accuracy(replace(CONFIG, dropout=0.1, epochs=20), Splits(*found)) > 0.9
+    assert accuracy(Splits(*found), dropout=0.1, epochs=20) > 0.9
 
 
 def test_a_videos_score_is_the_mean_of_its_clips() -> None:
     """Four noisy clips a video tell more than one; and scores are probabilities."""
     splits = blobs(80, spread=1.0, clips=4)
-    result = run_probe(CONFIG, splits, classes=4, seed=0)
+    result = probe(splits)
     assert result.scores.shape == (80, 4)
     torch.testing.assert_close(result.scores.sum(1), torch.ones(80))
     first = [split.parts[0].reshape(80, 4, 6)[:, 0] for split in splits]
     one = Splits(*(split_of(part, split.labels.numpy()) for part, split in zip(first, splits, strict=True)))
-    assert top_k(result.scores, splits.test.labels, 1) > accuracy(CONFIG, one)
+    assert top_k(result.scores, splits.test.labels, 1) > accuracy(one)
 
 
 def test_the_epoch_is_chosen_on_validation_and_never_on_test() -> None:
     splits = blobs(60, spread=0.8)
-    result = run_probe(CONFIG, splits, classes=4, seed=0)
+    result = probe(splits)
     assert result.curve[result.epoch - 1]["validation"] == max(row["validation"] for row in result.curve)
-    other = splits._replace(test=with_labels(splits.test, (splits.test.labels + 1) % 4))
-    again = run_probe(CONFIG, other, classes=4, seed=0)
+    again = probe(splits._replace(test=replace(splits.test, labels=(splits.test.labels + 1) % 4)))
     assert again.epoch == result.epoch
     assert torch.equal(again.scores, result.scores)
 
@@ -414,10 +406,10 @@ def test_the_epoch_is_chosen_on_validation_and_never_on_test() -> None:
 def test_the_curve_of_figure_10() -> None:
     """Every 0.03 epochs, or every step where an epoch has fewer; watching changes nothing."""
     splits = blobs(80, spread=0.8)  # five batches of 16
-    fine = run_probe(CONFIG, splits, classes=4, seed=0)
+    fine = probe(splits)
     assert [row["epoch"] for row in fine.sample[:6]] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
     assert all(row["validation"] in {0, 0.25, 0.5, 0.75, 1} for row in fine.sample)  # 5 % of 80 videos
-    coarse = run_probe(replace(CONFIG, validate_every=1.0, validation_share=1.0), splits, classes=4, seed=0)
+    coarse = probe(splits, validate_every=1.0, validation_share=1.0)
     assert [row["epoch"] for row in coarse.sample] == [row["epoch"] for row in coarse.curve]
     assert [row["validation"] for row in coarse.sample] == [row["validation"] for row in coarse.curve]
     assert torch.equal(fine.scores, coarse.scores)
@@ -426,7 +418,7 @@ def test_the_curve_of_figure_10() -> None:
 def test_seeds_and_random_state() -> None:
     splits = blobs(40, spread=1.0)
     before = torch.get_rng_state()
-    first, second, third = (run_probe(CONFIG, splits, classes=4, seed=seed) for seed in (0, 0, 1))
+    first, second, third = (probe(splits, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.scores, second.scores)
     assert not torch.equal(first.scores, third.scores)
     assert torch.equal(before, torch.get_rng_state())
@@ -434,12 +426,12 @@ def test_seeds_and_random_state() -> None:
 
 def test_standardising_takes_the_training_clips_alone() -> None:
     """Shifted and scaled alike, the three splits give the same scores; small steps, that rounding is not amplified."""
-    settings = replace(CONFIG, head=replace(CONFIG.head, kind="linear"), optimizer="sgd", lr=0.01, epochs=2)
+    settings = {"head": replace(CONFIG.head, kind="linear"), "optimizer": "sgd", "lr": 0.01, "epochs": 2}
     splits = blobs(60, spread=0.8)
     moved = Splits(*(replace(split, parts=(split.parts[0] * 3 - 7,)) for split in splits))
-    ours, theirs = (run_probe(settings, s, classes=4, seed=0).scores for s in (splits, moved))
+    ours, theirs = (probe(each, **settings).scores for each in (splits, moved))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    raw = run_probe(replace(settings, standardize=False), moved, classes=4, seed=0).scores
+    raw = probe(moved, **settings, standardize=False).scores
     assert not torch.allclose(ours, raw, atol=0.05)
 
 
@@ -451,32 +443,31 @@ def test_a_number_that_hardly_varies_on_training_clips_does_not_decide() -> None
         quiet = deviations[name] * np.random.default_rng(7).normal(size=(80, 1))
         values = np.concatenate([split.parts[0], quiet, np.ones((80, 1))], 1)
         found[name] = split_of(values, split.labels.numpy())
-    assert accuracy(CONFIG, Splits(**found)) > 0.9
+    assert accuracy(Splits(**found)) > 0.9
 
 
 def test_features_that_are_all_constant_give_chance() -> None:
     splits = blobs(40, spread=1.0)
     constant = Splits(*(split_of(np.ones((40, 6)), split.labels.numpy()) for split in splits))
-    assert accuracy(CONFIG, constant) == 0.25
+    assert accuracy(constant) == 0.25
 
 
 def test_the_last_step_is_watched_however_short_the_training() -> None:
     """Three epochs, a row every hundred."""
-    watched = run_probe(replace(CONFIG, epochs=3, validate_every=100.0), blobs(40, spread=1.0), classes=4, seed=0)
-    assert [row["epoch"] for row in watched.sample] == [3]
+    sample = probe(blobs(40, spread=1.0), epochs=3, validate_every=100.0).sample
+    assert [row["epoch"] for row in sample] == [3]
 
 
 def test_one_training_clip_is_a_clear_error() -> None:
     splits = blobs(40, spread=1.0)
     with pytest.raises(ValueError, match=r"1 clip to train on; the probe needs at least 2"):
-        run_probe(CONFIG, splits._replace(train=splits.train.some(np.arange(1))), classes=4, seed=0)
-    run_probe(CONFIG, splits._replace(train=splits.train.some(np.arange(2))), classes=4, seed=0)
+        probe(splits._replace(train=splits.train.subset(np.arange(1))))
+    probe(splits._replace(train=splits.train.subset(np.arange(2))))
 
 
 def test_a_diverging_probe_is_a_clear_error() -> None:
-    settings = replace(CONFIG, optimizer="sgd", lr=1e38, head=replace(CONFIG.head, kind="linear"))
     with pytest.raises(ValueError, match=r"probe\.lr: 1e\+38 makes the scores infinite"):
-        run_probe(settings, blobs(40, spread=1.0), classes=4, seed=0)
+        probe(blobs(40, spread=1.0), optimizer="sgd", lr=1e38, head=replace(CONFIG.head, kind="linear"))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -534,7 +525,7 @@ GROUPS = [("a", 1), ("a", 1), ("a", 2), ("a", 2)]
 
 
 def test_summary_and_classes_by_hand() -> None:
-    assert right(RUNS, LABELS).tolist() == [1, 0.5, 1, 0]
+    assert fraction_correct(RUNS, LABELS).tolist() == [1, 0.5, 1, 0]
     table = summarise(RUNS, LABELS, GROUPS, resamples=500)
     assert table["top1"] == pytest.approx(0.625)
     assert table["top1_std"] == pytest.approx(0.125 * 2**0.5)
@@ -574,16 +565,16 @@ def test_held_out_videos_are_in_the_features_order(tmp_path: Path) -> None:
 
 def test_every_seed_runs_on_all_features() -> None:
     splits = {"trained": blobs(40, spread=0.2), "still": blobs(40, spread=1.0)}
-    runs = run_seeds(replace(CONFIG, epochs=2), splits, classes=4)
+    runs = run_seeds(replace(CONFIG, epochs=2), splits, classes=4, device=CPU)
     for name, found in runs.items():
-        expected = [run_probe(replace(CONFIG, epochs=2), splits[name], classes=4, seed=seed) for seed in CONFIG.seeds]
+        expected = [probe(splits[name], seed=seed, epochs=2) for seed in CONFIG.seeds]
         assert all(torch.equal(a.scores, b.scores) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_probe_beside_its_controls() -> None:
     held_out = HeldOut(["p", "q", "r", "s"], GROUPS, LABELS, {0: "a", 1: "b", 2: "c"})
     scores = {"trained": RUNS, "chance": [chance(torch.tensor([2]), 4, classes=3)]}
-    assert right_by_video(scores, held_out).loc["q"].to_dict() == {"trained": 0.5, "chance": 0}
+    assert correct_by_video(scores, held_out).loc["q"].to_dict() == {"trained": 0.5, "chance": 0}
     others = pd.DataFrame({"encoder": [0.0, 0.0, 1.0, 0.0]}, index=[*"pqrs"])
     table = compare(scores, held_out, resamples=50, others=others)
     assert table["probe"] == summarise(RUNS, LABELS, GROUPS, resamples=50)

@@ -1,7 +1,5 @@
 """Metrics and losses against independent implementations, and what is scored against what."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,11 +7,13 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from pipeline.evaluation.artifacts import gradient_energy, nyquist_share
-from pipeline.evaluation.quality import PSNR_CAP, frame_quality, moving_pixels, psnr
+from pipeline.evaluation.metrics import PSNR_CAP, frame_quality, gradient_energy, moving_pixels, nyquist_share, psnr
+from pipeline.images import SCALES, gradient_difference, ms_ssim, ssim
 from pipeline.nets.rollout import predict
-from pipeline.training.losses import SCALES, LossConfig, gradient_difference, loss_per_image, ms_ssim, ssim
-from pipeline.training.step import Routine
+from pipeline.training.losses import loss_per_image
+from pipeline.training.step import RolloutLoss
+from tests.support.nets import Counting
+from tests.support.training import config
 
 
 def images(n: int, *, height: int = 24, width: int = 33, noise: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -49,10 +49,8 @@ def test_loss_is_the_weighted_mean() -> None:
     dssim = (1 - ssim(a, b)) / 2
     l1, l2 = (a - b).abs().mean((1, 2, 3)), (a - b).pow(2).mean((1, 2, 3))
     expected = (2 * dssim + 1 * l1 + 5 * l2) / 8
-    torch.testing.assert_close(loss_per_image(a, b, LossConfig(2, 1, 5)), expected)
-    torch.testing.assert_close(loss_per_image(a, b, LossConfig(0, 0, 3)), l2)
-    with pytest.raises(ValueError, match="all zero"):
-        LossConfig(0, 0, 0)
+    torch.testing.assert_close(loss_per_image(a, b, {"dssim": 2, "l1": 1, "l2": 5}), expected)
+    torch.testing.assert_close(loss_per_image(a, b, {"l2": 3}), l2)
 
 
 def test_over_the_whole_image_they_are_the_plain_ones() -> None:
@@ -189,48 +187,27 @@ def test_gradient_energy() -> None:
     assert (gradient_energy(blurred) < 0.3 * gradient_energy(sharp)).all()
 
 
-class Counting(torch.nn.Module):
-    """A network that has understood clips whose frames are constants c, c + 1, c + 2, …: after each frame it says
-    the next. Values are scaled to stay in [0, 1]."""
-
-    unit = 1 / 255
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dummy = torch.nn.Parameter(torch.zeros(()))
-        self.fed: list[float] = []
-
-    def encode(self, frames: Tensor) -> dict[str, list[Tensor]]:
-        return {"frame": [frames]}
-
-    def observe(self, encoded: dict[str, list[Tensor]], states: object = None) -> tuple:
-        self.fed.append(round(float(encoded["frame"][0].detach().mean() / self.unit)))
-        return ()
-
-    def decode(self, encoded: dict[str, list[Tensor]], states: tuple) -> Tensor:
-        return encoded["frame"][0] + self.unit + 0 * self.dummy
-
-
 def test_prediction_k_answers_for_frame_n_in_plus_k() -> None:
     """Clips whose frames are the constants 0 … 5: the output after the last seen frame is prediction 1 of frame 3."""
-    clip = torch.arange(6, dtype=torch.uint8).view(1, 6, 1, 1, 1).expand(2, 6, 3, 16, 16)
+    clip = torch.arange(6, dtype=torch.uint8).view(1, 6, 1, 1, 1).expand(2, 6, 3, 32, 32)
     net = Counting()
     predictions, _ = predict(net, clip[:, :3].float() / 255, horizon=3, clip_feedback=True)
     assert (predictions * 255).round().mean((0, 2, 3, 4)).tolist() == [3, 4, 5]
-    assert net.fed == [0, 1, 2, 3, 4]  # the seeds, then predictions 1 and 2: nothing thrown away, nothing twice
+    assert net.fed == [0, 1, 2, 3, 4]  # the context, then predictions 1 and 2: nothing thrown away, nothing twice
 
-    config = SimpleNamespace(
-        seeds=3,
-        horizon=3,
-        height=16,
-        width=16,
-        feeding="first_output",
-        clip_feedback=True,
-        observed_loss=0,
-        loss=LossConfig(dssim=0, l1=1, l2=0),
-    )
-    losses = Routine(net, config)(clip)
+    settings = config(context=3, horizon=3, loss={"dssim": 0, "l1": 1})
+    losses = RolloutLoss(net, settings)(clip)
     assert losses.shape == (2, 3)
     assert losses.max() < 1e-6
-    late = Routine(net, config)(clip.flip(1))  # 5 4 3 | 2 1 0
+    late = RolloutLoss(net, settings)(clip.flip(1))  # 5 4 3 | 2 1 0
     torch.testing.assert_close(late[0], torch.tensor([2.0, 4.0, 6.0]) / 255)  # predicts 4 5 6
+
+
+def test_off_by_one_scores_each_prediction_against_the_frame_before_its_own() -> None:
+    """The first prediction, 3, is thrown away: 4, 5 and 6 answer for the frames 3, 4 and 5."""
+    clip = torch.arange(6, dtype=torch.uint8).view(1, 6, 1, 1, 1).expand(2, 6, 3, 32, 32)
+    settings = config(context=3, horizon=3, loss={"dssim": 0, "l1": 1}, off_by_one=True)
+    net = Counting()
+    losses = RolloutLoss(net, settings)(clip)
+    torch.testing.assert_close(losses, torch.full((2, 3), 1 / 255))
+    assert net.fed == [0, 1, 2, 3, 4, 5]

@@ -14,80 +14,45 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import imageio_ffmpeg
-import numpy as np
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.clips.shards import RATES, open_shard
-from pipeline.datasets.index import index_videos, write_index
+from pipeline.datasets.folder import table_in
+from pipeline.datasets.table import write_table
 from pipeline.decode.ingest import Task, accept_shard, ingest, make_shard, publish, tools_digest
 from pipeline.decode.plan import Row
 from pipeline.results import sha256_of
-from tests.conftest import decode_config, plan
+from tests.support import decode
+from tests.support.decode import (
+    STAGE,
+    decode_config,
+    encode_any,
+    environment,
+    make_raw,
+    plan,
+    run_stage,
+    shard_digests,
+    stand_in,
+)
+from tests.support.import_closure import ROOT
+from tests.support.training import write_params
+from tests.support.videos import FFMPEG, encode, moving_texture
 
-ROOT = Path(__file__).parents[1]
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 VIDEOS, PER_SHARD = 24, 3
 GROUPS = {"test": range(1, 4), "validation": range(22, 25), "train": range(25, 43)}
 SHARDS = VIDEOS // PER_SHARD
+SETTINGS = {"videos_per_shard": PER_SHARD, "validation_groups": tuple(GROUPS["validation"])}
 
 
 # --- a small project -------------------------------------------------------------------------------------------------
 
 
-def encode(path: Path, *, frames: int, seed: int) -> None:
-    """A texture that moves, XviD at 25 fps."""
-    texture = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    video = np.stack([np.roll(texture, 2 * k, axis=1) for k in range(frames)])
-    command = [FFMPEG, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x72", "-r", "25"]
-    command += ["-i", "-", "-c:v", "libxvid", "-q:v", "3", "-threads", "1", str(path)]
-    subprocess.run(command, input=video.tobytes(), check=True)
-
-
-def make_raw(raw: Path, *, frames: int = 40) -> Path:
-    """Videos of one class, in the official layout, and their index."""
-    (raw / "UCF-101" / "A").mkdir(parents=True)
-    (raw / "ucfTrainTestlist").mkdir()
-    keys = {split: [f"A/v_A_g{group:02}_c01.avi" for group in groups] for split, groups in GROUPS.items()}
-    for number, key in enumerate(key for side in keys.values() for key in side):
-        encode(raw / "UCF-101" / key, frames=frames, seed=number)
-    train = [f"{key} 1" for key in keys["validation"] + keys["train"]]
-    for name, lines in {"classInd": ["1 A"], "trainlist01": train, "testlist01": keys["test"]}.items():
-        (raw / "ucfTrainTestlist" / f"{name}.txt").write_text("".join(f"{line}\r\n" for line in lines), newline="")
-    write_index(index_videos(raw / "UCF-101", relative_to=raw), raw)
-    return raw
-
-
-def make_project(folder: Path, raw: Path, **decode: object) -> Path:
-    (folder / "data").mkdir(parents=True)
-    (folder / "data" / "raw").symlink_to(raw)
-    set_params(folder, **decode)
-    return folder
-
-
-def set_params(project: Path, **decode: object) -> None:
-    yaml = YAML()
-    params = yaml.load(ROOT / "presets" / "tiny.yaml")
-    params["decode"].update({"videos_per_shard": PER_SHARD, "validation_groups": list(GROUPS["validation"]), **decode})
-    yaml.dump(params, project / "params.yaml")
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **more}
-
-
-STAGE = [sys.executable, "-m", "stages.decode"]
-
-
-def run_stage(project: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        STAGE, cwd=project, env=environment(**env), capture_output=True, text=True, check=False, timeout=120
-    )
+def make_project(folder: Path, raw: Path, **changes: object) -> Path:
+    return decode.make_project(folder, raw, **SETTINGS, **changes)
 
 
 @contextmanager
@@ -129,7 +94,7 @@ def results(project: Path) -> dict[str, str]:
 
 
 def receipts(project: Path) -> list[str]:
-    return sorted(file.stem for file in (project / "runs" / "decode").glob("*.json"))
+    return sorted(file.stem for file in (project / "runs" / "decode").glob("[!.]*.json"))
 
 
 @dataclass(frozen=True)
@@ -148,17 +113,17 @@ class Reference:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     folder = tmp_path_factory.mktemp("undisturbed")
-    raw = make_raw(folder / "raw")
+    names = {split: [f"A/v_A_g{group:02}_c01.avi" for group in groups] for split, groups in GROUPS.items()}
+    videos = {"train": names["validation"] + names["train"], "test": names["test"]}
+    raw = make_raw(folder / "raw", videos, lambda path: encode_any(path, frames=40))
+    write_table(table_in(raw), raw)
     project = make_project(folder / "project", raw)
     done = run_stage(project)
     assert done.returncode == 0, done.stderr
     assert "carrying on" not in done.stdout
     found = results(project)
     assert len(found) == len(RATES) * SHARDS + 2
-    slow = folder / "ffmpeg"
-    slow.write_text(f"#!/bin/sh\ncase $1 in -version) ;; *) sleep 0.3;; esac\nexec '{FFMPEG}' \"$@\"\n")
-    slow.chmod(0o755)
-    return Reference(raw, found, {"IMAGEIO_FFMPEG_EXE": str(slow)})
+    return Reference(raw, found, stand_in(folder / "ffmpeg", "-version) ;; *) sleep 0.3"))
 
 
 def check_what_is_there(project: Path, undisturbed: Reference) -> dict[Path, int]:
@@ -191,6 +156,16 @@ def check_finished(project: Path, undisturbed: Reference, finished: Mapping[Path
     assert not (project / "runs" / "decode").exists()
     for tar, inode in (finished or {}).items():
         assert (project / "data" / "shards" / tar).stat().st_ino == inode, f"{tar} was made again"
+
+
+def carry_on(project: Path, undisturbed: Reference) -> None:
+    """The stage once more, after a run that has finished some shards."""
+    finished = check_what_is_there(project, undisturbed)
+    assert finished
+    done = run_stage(project)
+    assert done.returncode == 0, done.stderr
+    assert f"carrying on: {len(finished) // len(RATES)} of {SHARDS} shards" in done.stdout
+    check_finished(project, undisturbed, finished)
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------
@@ -269,11 +244,7 @@ def test_killed_at_any_time(undisturbed: Reference, tmp_path: Path, seed: int) -
             time.sleep(rng.uniform(0, 0.5))
             kill_group(process)
         finished = check_after_kill(project, undisturbed, finished)
-    assert finished
-    done = run_stage(project)
-    assert done.returncode == 0, done.stderr
-    assert f"carrying on: {len(finished) // len(RATES)} of {SHARDS} shards" in done.stdout
-    check_finished(project, undisturbed, finished)
+    carry_on(project, undisturbed)
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -326,10 +297,7 @@ def test_nothing_is_left_running(
             assert stderr.endswith("\ndecode: interrupted\n")
             assert "leaked" not in stderr
             assert "Traceback" not in stderr
-    finished = check_what_is_there(project, undisturbed)
-    done = run_stage(project)
-    assert "carrying on: " in done.stdout
-    check_finished(project, undisturbed, finished)
+    carry_on(project, undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -357,10 +325,7 @@ def test_one_process_killed_ends_the_run_with_a_word(
     assert process.returncode == 1
     assert re.search(message, stderr), stderr
     assert "Traceback" not in stderr
-    finished = check_what_is_there(project, undisturbed)
-    done = run_stage(project)
-    assert "carrying on: " in done.stdout
-    check_finished(project, undisturbed, finished)
+    carry_on(project, undisturbed)
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------
@@ -458,7 +423,7 @@ def test_whatever_does_not_fit_it_is_the_disks_fault(undisturbed: Reference, tmp
     raw = tmp_path / "raw"
     shutil.copytree(undisturbed.raw, raw)
     (raw / "UCF-101" / "A" / "v_A_g25_c01.avi").write_bytes(bad)
-    rows, paths, config = plan(raw, validation_groups=tuple(GROUPS["validation"]))
+    rows, paths, config = plan(raw, **SETTINGS)
     rows = [row for row in rows if row.group in (25, 26)]
     task = Task("train-00000.tar", rows, [paths[row.video] for row in rows], tmp_path, config, tools_digest())
     (tmp_path / "task").write_bytes(pickle.dumps(task))
@@ -473,12 +438,13 @@ def test_whatever_does_not_fit_it_is_the_disks_fault(undisturbed: Reference, tmp
 # --- receipts --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class Finished:
-    """A folder of shards made in this process, with all their receipts."""
+    """A folder of shards made in this process, with all their receipts. digests: of what was published of it."""
 
     raw: Path
     work: Path
+    digests: Mapping[str, str]
 
     @property
     def receipt(self) -> Path:
@@ -490,23 +456,23 @@ class Finished:
 
     def make(self, out: Path, **changes: object) -> dict[str, str]:
         """Makes all shards that are not there; digests of what is published."""
-        settings = {"videos_per_shard": PER_SHARD, "validation_groups": tuple(GROUPS["validation"]), **changes}
-        rows, paths, config = plan(self.raw, **settings)
-        publish(ingest(rows, paths, config, work=self.work), self.work, out)
-        return {f"{tar.parent.name}/{tar.name}": sha256_of(tar) for tar in out.glob("*/*.tar")}
+        rows, paths, config = plan(self.raw, **SETTINGS | changes)
+        made = ingest(rows, paths, config, work=self.work)
+        publish({row.shard for row in made if row.shard}, self.work, out)
+        return shard_digests(out)
 
 
 @pytest.fixture(scope="module")
-def all_made(undisturbed: Reference, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, dict[str, str]]:
+def all_made(undisturbed: Reference, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("made")
-    finished = Finished(undisturbed.raw, folder / "work")
-    return finished, finished.make(folder / "out")
+    made = Finished(undisturbed.raw, folder / "work", {})
+    return replace(made, digests=made.make(folder / "out"))
 
 
 @pytest.fixture
-def finished(all_made: tuple[Finished, dict[str, str]], tmp_path: Path) -> Finished:
-    shutil.copytree(all_made[0].work, tmp_path / "work")
-    return Finished(all_made[0].raw, tmp_path / "work")
+def finished(all_made: Finished, tmp_path: Path) -> Finished:
+    shutil.copytree(all_made.work, tmp_path / "work")
+    return replace(all_made, work=tmp_path / "work")
 
 
 def edit_json(file: Path, **changes: object) -> None:
@@ -533,26 +499,18 @@ UNFIT: dict[str, Callable[[Finished], object]] = {
 
 @pytest.mark.parametrize("damage", UNFIT)
 def test_a_receipt_that_does_not_fit_is_made_again(
-    all_made: tuple[Finished, dict[str, str]],
-    finished: Finished,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    damage: str,
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     UNFIT[damage](finished)
-    assert finished.make(tmp_path / "out") == all_made[1]
+    assert finished.make(tmp_path / "out") == finished.digests
     assert f"carrying on: {SHARDS - 1} of {SHARDS} shards" in capsys.readouterr().out
 
 
 def test_whole_receipts_are_enough(
-    all_made: tuple[Finished, dict[str, str]],
-    finished: Finished,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.decode.ingest._executor", None)  # no worker is asked
-    assert finished.make(tmp_path / "out", executor="dask", scheduler="tcp://nobody:1") == all_made[1]
+    assert finished.make(tmp_path / "out", executor="dask", scheduler="tcp://nobody:1") == finished.digests
     assert f"carrying on: {SHARDS} of {SHARDS} shards" in capsys.readouterr().out
 
 
@@ -560,26 +518,22 @@ def test_whole_receipts_are_enough(
     "changes", [{"jpeg_quality": 50}, {"width": 64}, {"timeout_s": 30.0}, {"max_missing_fraction": 0.2}]
 )
 def test_other_params_make_all_again(
-    all_made: tuple[Finished, dict[str, str]],
-    finished: Finished,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: Mapping[str, object],
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: Mapping[str, object]
 ) -> None:
     found = finished.make(tmp_path / "out", **changes)
     assert "carrying on" not in capsys.readouterr().out
-    assert found.keys() == all_made[1].keys()
-    assert (found == all_made[1]) == (not {"jpeg_quality", "width"} & changes.keys())
+    assert found.keys() == finished.digests.keys()
+    assert (found == finished.digests) == (not {"jpeg_quality", "width"} & changes.keys())
 
 
 def test_a_changed_video_makes_its_shard_again(
-    all_made: tuple[Finished, dict[str, str]], finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished.raw, tmp_path / "raw")
-    encode(tmp_path / "raw" / "UCF-101" / "A" / "v_A_g30_c01.avi", frames=40, seed=999)
-    found = Finished(tmp_path / "raw", finished.work).make(tmp_path / "out")
+    encode(tmp_path / "raw" / "UCF-101" / "A" / "v_A_g30_c01.avi", moving_texture(999, frames=40))
+    found = replace(finished, raw=tmp_path / "raw").make(tmp_path / "out")
     assert f"carrying on: {SHARDS - 1} of {SHARDS} shards" in capsys.readouterr().out
-    assert len(found.items() - all_made[1].items()) == len(RATES)
+    assert len(found.items() - finished.digests.items()) == len(RATES)
 
 
 def test_a_receipt_does_not_vouch_for_what_a_later_run_left(
@@ -590,22 +544,21 @@ def test_a_receipt_does_not_vouch_for_what_a_later_run_left(
     10 KiB."""
     raw = tmp_path / "raw"
     shutil.copytree(undisturbed.raw, raw)
-    for number, video in enumerate(sorted(raw.rglob("*.avi"))):
-        encode(video, frames=2, seed=number)
-    made, other = Finished(raw, tmp_path / "work"), Finished(raw, tmp_path / "other")
+    for video in raw.rglob("*.avi"):
+        encode_any(video, frames=2)
+    made, other = Finished(raw, tmp_path / "work", {}), Finished(raw, tmp_path / "other", {})
     first = made.make(tmp_path / "first", jpeg_quality=93)
     other.make(tmp_path / "second", jpeg_quality=90)
     shards = sorted({tar.name for tar in other.work.glob("*/*.tar")})
     as_long = [shard for shard in shards if sizes(made.work, shard) == sizes(other.work, shard)]
     assert as_long, "choose other qualities"
 
-    settings = {"videos_per_shard": PER_SHARD, "validation_groups": tuple(GROUPS["validation"]), "jpeg_quality": 90}
-    rows, paths, config = plan(raw, **settings)
+    rows, paths, config = plan(raw, **SETTINGS, jpeg_quality=90)
     rows = [row for row in rows if row.shard == as_long[0]]
     task = Task(as_long[0], rows, [paths[row.video] for row in rows], made.work, config, tools_digest())
 
     def killed_before_the_receipt(self: Path, target: Path) -> None:
-        if self.name == "receipt":
+        if self.suffix == ".json":
             raise KeyboardInterrupt
         os.replace(self, target)
 
@@ -698,11 +651,8 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_a_word(
     assert process.returncode == 1
     # dask logs tracebacks of its own before.
     assert re.search(r"\ndecode: \w.*\n\(\w+; traceback in runs/decode/traceback.txt\)\s*$", stderr), stderr[-1000:]
-    set_params(project)
-    done = run_stage(project)
-    assert done.returncode == 0, done.stderr
-    assert "carrying on: " in done.stdout
-    check_finished(project, undisturbed)
+    write_params(project, {"decode": SETTINGS})
+    carry_on(project, undisturbed)
 
 
 WRONG = ["nonsense://x", "tcp://127.0.0.1:9", "127.0.0.1:9", "tcp://no.such.host.invalid:1"]
@@ -737,7 +687,8 @@ def test_a_worker_of_another_tree_is_refused(undisturbed: Reference, cluster: Cl
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 # Peak memory, in MiB, of this process and of the largest ffmpeg that it ran, as the kernel keeps it for each program;
-# getrusage's would be no less than that of the process that started it.
+# getrusage's would be no less than that of the process that started it. Without the pages of files, such as the program
+# itself: how many of them are mapped depends on the machine's cache.
 MAKE_ONE_SHARD = """
 import pickle, sys, threading, time
 from pathlib import Path
@@ -748,8 +699,9 @@ from pipeline.decode.ingest import accept_shard, make_shard
 
 
 def peak(pid):
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.split("VmHWM:")[1].split()[0]) / 1024 if "VmHWM" in text else 0.0
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    most, of_files = (int(status.get(key, "0").split()[0]) for key in ("VmHWM", "RssFile"))
+    return (most - of_files) / 1024
 
 
 def watch():

@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from pipeline.clips.shards import ShardFile, open_shard, open_videos
-from tests.videos import FACTS, grey_jpegs, open_jpeg, reference_decode, stored_video, write_shard
+from tests.support.videos import FACTS, grey_jpegs, open_jpeg, reference_decode, stored_video, write_shard
 
 
 def webdataset_reads(shard: Path) -> list[tuple[str, dict[str, object], bytes]]:

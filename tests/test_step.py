@@ -13,26 +13,31 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from benchmarks.cases import make_config, make_net, moving_textures
+from benchmarks.cases import hardware, make_config, make_net, moving_textures
 from benchmarks.plain import PlainNet, plain_loss, plain_losses
 from benchmarks.train import flops_of_a_clip
+from pipeline.nets.ladder import Ladder
 from pipeline.training.config import TrainConfig
-from pipeline.training.hardware import make_fabric
+from pipeline.training.devices import make_fabric
 from pipeline.training.losses import loss_per_image
-from pipeline.training.step import Readings, Routine, Step
+from pipeline.training.step import DelayedMetrics, RolloutLoss, Step
+from tests.support.import_closure import ROOT
 
-ROOT = Path(__file__).parents[1]
 LR = 1e-3
 
 
-def case(model: str, *, size: tuple[int, int] = (32, 64), channels: int = 8, **hardware: object) -> TrainConfig:
-    hardware = {"device": "cpu", "precision": "32-true", "compile": False, **hardware}
-    chosen = SimpleNamespace(model=model, size=f"{size[0]}x{size[1]}", channels=channels, batch=4)
-    return make_config(chosen, hardware=hardware)
+def case(model: str, *, size: str = "32x64", channels: int = 8) -> TrainConfig:
+    return make_config(SimpleNamespace(model=model, size=size, channels=channels, batch=4))
+
+
+def begin(net: Ladder, config: TrainConfig, *, precision: str = "32-true", compile: bool = False) -> Step:
+    """The step of a network on the CPU."""
+    machine = hardware(device="cpu", precision=precision)
+    return Step(make_fabric(machine, height=config.height, width=config.width), net, config, compile=compile)
 
 
 def clips(config: TrainConfig, count: int = 4, *, seed: int = 0, scale: int = 1) -> torch.Tensor:
-    frames = config.seeds + config.horizon
+    frames = config.context + config.horizon
     return moving_textures(count, frames, height=scale * config.height, width=scale * config.width, seed=seed)
 
 
@@ -48,7 +53,7 @@ def test_losses_and_gradients_are_the_plain_ones(model: str, channels_last: bool
     if channels_last:
         net.to(memory_format=torch.channels_last)
     batch = clips(config)
-    losses, expected = Routine(net, config)(batch), plain_losses(plain, batch, config)
+    losses, expected = RolloutLoss(net, config)(batch), plain_losses(plain, batch, config)
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     losses.mean().backward()
     expected.mean().backward()
@@ -84,11 +89,10 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 )
 def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: float) -> None:
     """Some steps, each on other clips, with clipping and AdamW: the loop's step against PyTorch's defaults."""
-    config = case(model, size=(64, 64), precision=precision)
+    config = case(model, size="64x64")
     net = make_net(model, config)
     plain = PlainNet(net)
-    fabric = make_fabric(config.hardware, key="hardware", height=64, width=64)
-    step = Step(fabric, net, config)
+    step = begin(net, config, precision=precision)
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=config.optimizer.weight_decay)
     losses = []
@@ -116,26 +120,26 @@ def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: 
         ("lvln_warp", [(2, 1)]),
     ],
 )
-def test_the_routine_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> None:
+def test_the_rollout_loss_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> None:
     """What torch.compile is given on a GPU: no graph break, for both batch sizes of an epoch and for frames that are
     stored larger; equal to the eager form. Traced here without generating code."""
     torch.compiler.reset()
     config = case(model, channels=8 if model == "lvln_warp" else 4)
     net = make_net(model, config).train()
-    own = None
+    mask = None
     if model == "lvln_warp":  # with all that training has for it
-        config = replace(config, observed_loss=0.5)
-        own = torch.rand(shapes[0][0], config.seeds + config.horizon) < 0.5
+        config = replace(config, context_loss=0.5)
+        mask = torch.rand(shapes[0][0], config.context + config.horizon) < 0.5
         torch.nn.init.normal_(net.head[-1].weight, std=0.02)  # zero at first, which would hide gradients
     net.encoder.fuse(torch.float32)
-    routine = Routine(net, config)
-    traced = torch.compile(routine, backend="aot_eager", fullgraph=True, dynamic=False)
+    rollout = RolloutLoss(net, config)
+    traced = torch.compile(rollout, backend="aot_eager", fullgraph=True, dynamic=False)
     for count, scale in shapes:
         batch = clips(config, count, scale=scale)
         grads = []
-        for form in (routine, traced):
+        for form in (rollout, traced):
             net.zero_grad()
-            losses = form(batch, own)
+            losses = form(batch, mask)
             losses.mean().backward()
             grads.append([losses.detach(), *(p.grad.clone() for p in net.parameters() if p.requires_grad)])
         for a, b in zip(*grads, strict=True):
@@ -144,9 +148,8 @@ def test_the_routine_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> 
 
 def test_compiled_gradients_of_the_loss_are_in_float32() -> None:
     """A compiled backward is traced under the forward's autocast unless told otherwise, as Step does."""
-    config = case("lvln", size=(64, 64), precision="bf16-mixed", compile=True)
-    step = Step(make_fabric(config.hardware, key="hardware", height=64, width=64), make_net("lvln", config), config)
-    assert step.compiled
+    config = case("lvln", size="64x64")
+    assert begin(make_net("lvln", config), config, precision="bf16-mixed", compile=True).compiled
     target = torch.rand(2, 3, 64, 64)
     prediction = (target + 0.01 * torch.randn_like(target)).requires_grad_()
 
@@ -168,9 +171,8 @@ def test_compiled_gradients_of_the_loss_are_in_float32() -> None:
 def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
     curves = []
     for compiled in (False, True):
-        config = case("lvln", size=(64, 64), channels=4, precision=precision, compile=compiled)
-        fabric = make_fabric(config.hardware, key="hardware", height=64, width=64)
-        step = Step(fabric, make_net("lvln", config), config)
+        config = case("lvln", size="64x64", channels=4)
+        step = begin(make_net("lvln", config), config, precision=precision, compile=compiled)
         assert step.compiled is compiled
         curves.append([step(clips(config, 2, seed=i), lr=LR, clips_of_all=2)[0].item() for i in range(6)])
         validated = step.evaluate(clips(config, 2, seed=99))
@@ -180,22 +182,22 @@ def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
 
 
 def test_numbers_are_read_in_order_however_late() -> None:
-    readings = Readings(torch.device("cpu"))
+    metrics = DelayedMetrics(torch.device("cpu"))
     for lag in (0, 2):
-        readings.lag = lag
+        metrics.lag = lag
         seen = []
         for i in range(5):
-            readings.add(i, torch.tensor([float(i), -i]))
-            seen += readings.due()
+            metrics.add(i, torch.tensor([float(i), -i]))
+            seen += metrics.due()
             assert len(seen) == max(0, i + 1 - lag)
-        seen += readings.due(everything=True)
+        seen += metrics.due(everything=True)
         assert seen == [(i, [i, -i]) for i in range(5)]
 
 
 def test_validation_is_in_eval_mode_and_leaves_no_trace() -> None:
-    config = case("lvln", size=(64, 64), precision="bf16-mixed")
+    config = case("lvln", size="64x64")
     net = make_net("lvln", config)
-    step = Step(make_fabric(config.hardware, key="hardware", height=64, width=64), net, config)
+    step = begin(net, config, precision="bf16-mixed")
     before = {key: value.clone() for key, value in net.state_dict().items()}
     together = step.evaluate(clips(config, 4))
     alone = torch.cat([step.evaluate(clip[None]) for clip in clips(config, 4)])
@@ -206,8 +208,8 @@ def test_validation_is_in_eval_mode_and_leaves_no_trace() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "size", "table"), [("lvln", (128, 160), 524), ("one_frame", (64, 96), 135)])
-def test_flops_are_those_of_the_table(model: str, size: tuple[int, int], table: float) -> None:
+@pytest.mark.parametrize(("model", "size", "table"), [("lvln", "128x160", 524), ("one_frame", "64x96", 135)])
+def test_flops_are_those_of_the_table(model: str, size: str, table: float) -> None:
     """GFLOP of a clip, forward and backward, as once counted on the lab's own classes; to within 2 %."""
     found = flops_of_a_clip(model, case(model, size=size, channels=64))
     assert found["model"] / 1e9 == pytest.approx(table, rel=0.02)
@@ -223,9 +225,9 @@ def test_plain_loss_is_none_of_ours() -> None:
 
 
 @pytest.mark.slow
-def test_benchmarks_run_with_torch_torchvision_and_lightning_alone(tmp_path: Path) -> None:
+def test_benchmarks_run_with_torch_torchvision_lightning_and_pydantic_alone(tmp_path: Path) -> None:
     """As on a GPU machine with a plain checkout: a Python that has those and what they need, and nothing else."""
-    site, todo, there = tmp_path / "site", ["torch", "torchvision", "lightning"], set()
+    site, todo, there = tmp_path / "site", ["torch", "torchvision", "lightning", "pydantic"], set()
     site.mkdir()
     while todo:
         name = todo.pop().lower().replace("_", "-")

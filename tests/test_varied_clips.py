@@ -14,13 +14,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from pipeline.clips.clips import Clips, ClipsConfig, EpochOrder, decode_jpegs, load, load_encoded, vary_pixels
+from pipeline.clips.batches import EpochOrder, load, load_encoded, vary_pixels
+from pipeline.clips.clips import Augmentation, Clips, decode_jpegs
 from pipeline.clips.shards import open_videos
-from tests.videos import stored_video
+from tests.support.videos import stored_video
 
-PLAIN = ClipsConfig(
-    step=1, fraction=1.0, overfit=0, workers=0, jpeg_decoder="cpu", stride=1, reverse=False, flip=False, crop=1.0
-)
+PLAIN = Augmentation(max_stride=1, reverse=False, flip=False, crop=1.0)
 LENGTH = 4
 
 
@@ -30,7 +29,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     folder = tmp_path_factory.mktemp("grey")
     for label, frames in enumerate((50, 8, 4)):
         stored_video(folder, frames, label=label)
-    return Clips(open_videos(folder, "train"), length=LENGTH, step=1)
+    return Clips(open_videos(folder, "train"), length=LENGTH, spacing=1)
 
 
 def numbers(clip: Tensor) -> list[int]:
@@ -48,7 +47,7 @@ def test_nothing_varied_is_the_plain_clip(clips: Clips) -> None:
 
 def test_strides_are_drawn_and_have_room(clips: Clips) -> None:
     found = Counter()
-    for i, frames in enumerate(read(clips, stride=5)):
+    for i, frames in enumerate(read(clips, max_stride=5)):
         video, start = clips.window(i)
         strides = {b - a for a, b in itertools.pairwise(frames)}
         (stride,) = strides
@@ -64,7 +63,7 @@ def test_strides_are_drawn_and_have_room(clips: Clips) -> None:
 
 
 def test_half_of_the_clips_run_backwards(clips: Clips) -> None:
-    plain, found = read(clips, stride=3), read(clips, stride=3, reverse=True)
+    plain, found = read(clips, max_stride=3), read(clips, max_stride=3, reverse=True)
     backwards = [frames == expected[::-1] for frames, expected in zip(found, plain, strict=True)]
     assert all(back or frames == expected for back, frames, expected in zip(backwards, found, plain, strict=True))
     assert 0.3 < sum(backwards) / len(backwards) < 0.7
@@ -72,11 +71,11 @@ def test_half_of_the_clips_run_backwards(clips: Clips) -> None:
 
 def test_a_single_frame_has_no_tempo(tmp_path: Path) -> None:
     stored_video(tmp_path, 5)
-    single = Clips(open_videos(tmp_path, "train"), length=1, step=1)
-    assert read(single, stride=5, reverse=True) == [[0], [1], [2], [3], [4]]
+    single = Clips(open_videos(tmp_path, "train"), length=1, spacing=1)
+    assert read(single, max_stride=5, reverse=True) == [[0], [1], [2], [3], [4]]
 
 
-VARIED = replace(PLAIN, stride=3, reverse=True)
+VARIED = replace(PLAIN, max_stride=3, reverse=True)
 
 
 @pytest.mark.parametrize(("batch", "workers", "ranks"), [(7, 0, 1), (16, 2, 1), (16, 0, 3), (50, 2, 2)])

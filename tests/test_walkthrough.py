@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.import_closure import ROOT
-from tests.test_pipeline import call, ran
+from tests.support.import_closure import ROOT
+from tests.support.project import call, copy_project, ran
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -96,14 +95,7 @@ def test_what_is_shown_is_compared() -> None:
 def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Step], Path]:
     """All commands run in one shell, up to the first whose exit status is not what it should be."""
     home = tmp_path_factory.mktemp("walk")
-    source = home / "source"
-    for name in call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, source / name)
-    call(source, "git", "init", "-q", "-b", "main")
-    call(source, "git", "add", "-A")
-    call(source, "git", "commit", "-qm", "start")
+    source = copy_project(home / "source")
     call(home, "git", "clone", "-q", "--bare", str(source), str(home / "origin.git"))
 
     tools = Path(sys.executable).parent
@@ -193,7 +185,7 @@ def test_the_pages_have_charts_and_pictures(walked: tuple[list[Step], Path]) -> 
             json.JSONDecoder().raw_decode(html, start.end())[0] for start in re.finditer(r"var spec = (?=\{)", html)
         ]
         titles = {spec["title"]["text"] for spec in specs}
-        assert {"Training loss", "Quality against the step ahead, one_frame"} <= titles
+        assert {"Training loss", "Quality against the horizon step, one_frame"} <= titles
         assert all(titles), "a chart without a title"
         assert all({row["rev"] for row in spec["data"]["values"]} == revisions for spec in specs)
         for revision in revisions:

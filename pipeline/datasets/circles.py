@@ -14,16 +14,19 @@ the image to the end: nothing is cut by an edge, and nothing wraps around.
 The three splits have the same lists: with five sequences there is nothing to divide in other ways.
 """
 
-from dataclasses import dataclass
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
+from pydantic import Field
 
 from pipeline.datasets import generated
+from pipeline.datasets.folder import LISTS, VIDEOS, table_in
 from pipeline.datasets.generated import HEIGHT, WIDTH, Name
-from pipeline.settings import AtLeast, Between
+from pipeline.settings import Natural, section
 
 DIRECTIONS = {"CircleLeft": -1, "CircleRight": +1}
 CLASSES = tuple(DIRECTIONS)
@@ -39,15 +42,15 @@ TEST_GROUPS, VALIDATION_GROUPS = range(1, 8), range(22, 26)
 BACKGROUND, CIRCLE = (40.0, 55.0, 90.0), (240.0, 200.0, 70.0)  # RGB
 
 
-@dataclass(frozen=True)
+@section
 class CirclesConfig:
     """Section `source.circles`. At 10 fps, where every second or third frame is taken in turn, a speed of 4 is 1.6 and
     2.4 pixels a frame of width 64."""
 
-    seed: Annotated[int, AtLeast(0)]  # of the shifts that are not trained on
-    diameter: Annotated[float, Between(20, 120)]  # pixels of 320 × 240
-    speed: Annotated[float, Between(1, 8)]  # pixels a frame at 25 fps
-    frames: Annotated[int, AtLeast(20)]  # per video, at 25 fps; 20 are 8 frames at 10 fps
+    seed: Natural  # of the shifts that are not trained on
+    diameter: Annotated[float, Field(ge=20, le=120)]  # pixels of 320 × 240
+    speed: Annotated[float, Field(ge=1, le=8)]  # pixels a frame at 25 fps
+    frames: Annotated[int, Field(ge=20)]  # per video, at 25 fps; 20 are 8 frames at 10 fps
 
     def __post_init__(self) -> None:
         if self.diameter + self.travel > WIDTH:
@@ -68,6 +71,12 @@ def names() -> list[Name]:
     return [(*video, 1) for video in sorted([*SEQUENCES, *held_out])]
 
 
+def make_table(config: CirclesConfig, raw: Path) -> pd.DataFrame:
+    """Generates the videos in the folder `raw`, on all cores."""
+    generate(config, raw, workers=len(os.sched_getaffinity(0)))
+    return table_in(raw)
+
+
 def generate(config: CirclesConfig, folder: Path, *, workers: int) -> None:
     """Writes folder/UCF-101/<Class>/v_<Class>_gXX_c01.avi and the lists in folder/ucfTrainTestlist.
 
@@ -77,8 +86,8 @@ def generate(config: CirclesConfig, folder: Path, *, workers: int) -> None:
     """
     trained = [name for name in names() if name[1] not in TEST_GROUPS]
     tested = [name for name in names() if name[1] in TEST_GROUPS]
-    generated.write_lists(folder / "ucfTrainTestlist", CLASSES, dict.fromkeys((1, 2, 3), (trained, tested)))
-    videos = folder / "UCF-101"
+    generated.write_lists(folder / LISTS, CLASSES, dict.fromkeys((1, 2, 3), (trained, tested)))
+    videos = folder / VIDEOS
     generated.write_all(partial(write_video, config, videos), names(), videos, workers=workers, title="circles")
 
 

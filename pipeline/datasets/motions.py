@@ -14,17 +14,20 @@ groups of every class to test on, and one or more of groups 22–25, which are i
 """
 
 import math
-from dataclasses import dataclass
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 from PIL import Image
+from pydantic import Field
 
 from pipeline.datasets import generated
+from pipeline.datasets.folder import LISTS, VIDEOS, table_in
 from pipeline.datasets.generated import HEIGHT, WIDTH, Name
-from pipeline.settings import AtLeast, Between
+from pipeline.settings import Natural, section
 
 X, Y, ANGLE, OCTAVE = range(4)
 # pixels, pixels, degrees clockwise, octaves
@@ -46,14 +49,20 @@ SMALLEST = 58.0  # diameter in pixels at octave 0, where a copy is invisible; fu
 TEXTURE = 256  # side in pixels of the square texture that the sprite is drawn from
 
 
-@dataclass(frozen=True)
+@section
 class MotionsConfig:
     """Section `source.motions`."""
 
-    seed: Annotated[int, AtLeast(0)]
-    groups: Annotated[int, Between(22, 25)]  # per class; UCF101 has 25
-    clips: Annotated[int, Between(1, 99)]  # per group
-    frames: Annotated[int, AtLeast(20)]  # per video, at 25 fps; 20 are 8 frames at 10 fps
+    seed: Natural
+    groups: Annotated[int, Field(ge=22, le=25)]  # per class; UCF101 has 25
+    clips: Annotated[int, Field(ge=1, le=99)]  # per group
+    frames: Annotated[int, Field(ge=20)]  # per video, at 25 fps; 20 are 8 frames at 10 fps
+
+
+def make_table(config: MotionsConfig, raw: Path) -> pd.DataFrame:
+    """Generates the videos in the folder `raw`, on all cores."""
+    generate(config, raw, workers=len(os.sched_getaffinity(0)))
+    return table_in(raw)
 
 
 def generate(config: MotionsConfig, folder: Path, *, workers: int) -> None:
@@ -69,8 +78,8 @@ def generate(config: MotionsConfig, folder: Path, *, workers: int) -> None:
         for group in range(1, config.groups + 1)
         for clip in range(1, config.clips + 1)
     ]
-    write_lists(names, folder / "ucfTrainTestlist")
-    videos = folder / "UCF-101"
+    write_lists(names, folder / LISTS)
+    videos = folder / VIDEOS
     generated.write_all(partial(write_video, config, videos), names, videos, workers=workers, title="motions")
 
 

@@ -1,142 +1,73 @@
-"""UCF101's official names, splits and labels.
+"""UCF101 itself: its two archives, and how they become a data set.
 
-Soomro, Zamir, Shah: "UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild" (2012):
-
-    <videos>/Archery/v_Archery_g01_c02.avi        group 1, clip 2; a group is one person or scene
-    <lists>/classInd.txt                          "3 Archery"
-    <lists>/trainlist01.txt, 02, 03               "Archery/v_Archery_g08_c01.avi 3"
-    <lists>/testlist01.txt, 02, 03                "Archery/v_Archery_g01_c01.avi"
-
-A video's key is its line in the lists, "Class/file.avi". The folder is not always the name's action:
-HandstandPushups holds v_HandStandPushups_*.
+Their digests are those that TensorFlow Datasets pins (thumos14_files). The original UCF101.rar is served with a
+broken certificate chain and needs unrar; extract it by hand and use the folder.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 
-LISTS, VIDEOS = "ucfTrainTestlist", "UCF-101"  # folders
-SPLIT_NUMBERS = (1, 2, 3)
+import pandas as pd
 
-_CLASS = r"(?P<class>[A-Za-z0-9_-]+)"
-_NAME = r"v_(?P<action>[A-Za-z0-9]+)_g(?P<group>[0-9]{2})_c(?P<clip>[0-9]{2})\.[A-Za-z0-9]+"
-_CLASS_LINE = re.compile(rf"(?P<label>[0-9]{{1,9}})\s+{_CLASS}")
-_TRAIN_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})\s+(?P<label>[0-9]{{1,9}})")
-_TEST_LINE = re.compile(rf"{_CLASS}/(?P<file>{_NAME})")
+from pipeline.datasets.download import Archive, download, unpack
+from pipeline.datasets.folder import LISTS, VIDEOS, table_in
+from pipeline.datasets.lists import classes_of, listed_name, parse_name
+from pipeline.settings import section
 
+URL = "https://storage.googleapis.com/thumos14_files"
+VIDEOS_ARCHIVE = Archive(
+    "UCF101_videos.zip", 6_960_400_115, "dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d"
+)
+LISTS_ARCHIVE = Archive(
+    "UCF101TrainTestSplits-RecognitionTask.zip",
+    113_943,
+    "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+)
 
-@dataclass(frozen=True)
-class VideoName:
-    """What an official file name says: v_Archery_g01_c02.avi is action Archery, group 1, clip 2."""
+# Far above the official files, far below what fills a disk.
+MAX_VIDEO_BYTES = 64 * 1024**2
+MAX_LIST_BYTES = 16 * 1024**2
 
-    action: str
-    group: int
-    clip: int
-
-
-def parse_name(file_name: str) -> VideoName | None:
-    """Reads v_<Action>_g<2 digits>_c<2 digits>.<ext>, without folders; None for any other name."""
-    match = re.fullmatch(_NAME, file_name)
-    return match and VideoName(match["action"], int(match["group"]), int(match["clip"]))
+_LIST_NAME = re.compile(r"classInd\.txt|(train|test)list0[123]\.txt")
 
 
-@dataclass(frozen=True)
-class Split:
-    """One of the three official splits; the sets hold keys, "Class/v_..._g08_c01.avi"."""
+@section
+class Ucf101Config:
+    """Section `source.ucf101`. mirror: URL of a folder with the two archives; null for the usual one."""
 
-    number: int
-    train: frozenset[str]
-    test: frozenset[str]
+    mirror: str | None
 
 
-def read_labels(lists: Path) -> dict[str, int]:
-    """classInd.txt as {class: label from 0}, by rising label; ValueError unless the file counts 1..n."""
-    file = lists / "classInd.txt"
-    labels: dict[str, int] = {}
-    for where, row in _rows(file, _CLASS_LINE, "'<number> <Class>', such as '3 Archery'"):
-        if row["class"] in labels:
-            raise ValueError(f"{where}: class {row['class']!r} appears twice; give each class one line")
-        labels[row["class"]] = int(row["label"]) - 1
-    found = sorted(labels.values())
-    if found != list(range(len(found))):
-        wrong = next(label for rank, label in enumerate(found) if label != rank)
-        raise ValueError(f"{file}: number {wrong + 1} breaks the count; expected 1..{len(found)}, each once")
-    return dict(sorted(labels.items(), key=lambda item: item[1]))
+def make_table(config: Ucf101Config, raw: Path, downloads: Path) -> pd.DataFrame:
+    """Downloads the archives to `downloads`, where an interrupted download is carried on, and unpacks them in `raw`."""
+    lists, videos = (download(archive, config.mirror or URL, downloads) for archive in (LISTS_ARCHIVE, VIDEOS_ARCHIVE))
+    extract_lists(lists, raw)
+    extract_videos(videos, raw, classes_of(raw / LISTS))
+    return table_in(raw)
 
 
-def read_split(lists: Path, number: int) -> Split:
-    """Reads trainlist0N.txt and testlist0N.txt, N = number in 1..3, checked against classInd.txt.
+def delete_archives(downloads: Path) -> None:
+    """For when they are not needed any more: to fetch them again would cost 7 GB."""
+    for archive in (VIDEOS_ARCHIVE, LISTS_ARCHIVE):
+        (downloads / archive.name).unlink()
 
-    Raises ValueError with file and line for a missing file, a malformed line, an unknown class, a label other than
-    classInd.txt's, or a repeated video, and for a video that is in both lists.
+
+def extract_lists(archive: Path, folder: Path) -> None:
+    """Writes the lists in `archive` to <folder>/ucfTrainTestlist/; errors as in extract_videos, 16 MiB a list."""
+    unpack(archive, lambda name: folder / LISTS / name if _LIST_NAME.fullmatch(name) else None, limit=MAX_LIST_BYTES)
+
+
+def extract_videos(archive: Path, folder: Path, classes: Mapping[str, str]) -> None:
+    """Writes the videos in `archive`, flat or nested, to <folder>/UCF-101/<Class>/<file>.
+
+    classes: the class folder of a file name; a file that it does not know goes by the action in its name.
+    Members without an official name are ignored. Raises ValueError for an archive that cannot be read or holds no
+    video, a file name that appears twice, and a video of more than 64 MiB; files written until then stay.
     """
-    if number not in SPLIT_NUMBERS:
-        raise ValueError(f"number: {number!r} is not an official split; expected 1, 2 or 3")
-    labels = read_labels(lists)
-    example = "Archery/v_Archery_g08_c01.avi"
-    train = _read_list(
-        lists / f"trainlist0{number}.txt", _TRAIN_LINE, f"'Class/file label', such as '{example} 3'", labels
-    )
-    test = _read_list(lists / f"testlist0{number}.txt", _TEST_LINE, f"'Class/file', such as '{example}'", labels)
-    if both := sorted(train & test):
-        raise ValueError(
-            f"{lists}: split {number} has {len(both)} video(s) in its train and its test list, "
-            f"first {both[0]}; keep each in one of them"
-        )
-    return Split(number, train, test)
 
+    def place(name: str) -> Path | None:
+        parsed = parse_name(name)
+        return parsed and folder / VIDEOS / classes.get(listed_name(name), parsed.action) / name
 
-def classes_of(lists: Path) -> dict[str, str]:
-    """{file name: class folder} for every video in the splits that are there.
-
-    ValueError if two folders claim a file, if there is no trainlist at all, and as read_split.
-    """
-    present = [number for number in SPLIT_NUMBERS if (lists / f"trainlist0{number}.txt").exists()]
-    if not present:
-        raise ValueError(f"{lists}: no trainlist01.txt, 02 or 03; expected the official split lists")
-    classes: dict[str, str] = {}
-    for number in present:
-        split = read_split(lists, number)
-        for key in sorted(split.train | split.test):
-            folder, name = key.split("/")
-            if classes.setdefault(name, folder) != folder:
-                raise ValueError(f"{lists}: {name} is listed in class {classes[name]} and in {folder}; keep one")
-    return classes
-
-
-def _rows(file: Path, line: re.Pattern[str], expected: str) -> Iterator[tuple[str, re.Match[str]]]:
-    """("file:line number", match) for each line that is not blank."""
-    try:
-        # Bytes that are no UTF-8 then fail as a malformed line, with its number.
-        text = file.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror}); expected a file of lines {expected}") from error
-    if not text.strip():
-        raise ValueError(f"{file}: is empty; expected lines {expected}")
-    for number, row in enumerate(text.split("\n"), start=1):
-        if row.strip():
-            match = line.fullmatch(row.strip())
-            if match is None:
-                raise ValueError(f"{file}:{number}: {row.strip()[:200]!r} is malformed; expected {expected}")
-            yield f"{file}:{number}", match
-
-
-def _read_list(file: Path, line: re.Pattern[str], expected: str, labels: Mapping[str, int]) -> frozenset[str]:
-    keys: set[str] = set()
-    for where, row in _rows(file, line, expected):
-        name, fields = row["class"], row.groupdict()
-        if name not in labels:
-            raise ValueError(f"{where}: class {name[:100]!r} is not in classInd.txt; add it there or correct the line")
-        if "label" in fields and int(fields["label"]) != labels[name] + 1:
-            raise ValueError(f"{where}: label {fields['label']} for {name}, but classInd.txt says {labels[name] + 1}")
-        key = f"{name}/{listed_name(row['file'])}"
-        if key in keys:
-            raise ValueError(f"{where}: {key} is listed twice; keep one line")
-        keys.add(key)
-    return frozenset(keys)
-
-
-def listed_name(file_name: str) -> str:
-    """The name in the lists, which say .avi, for a file that may have been converted."""
-    return PurePosixPath(file_name).with_suffix(".avi").name
+    unpack(archive, place, limit=MAX_VIDEO_BYTES)

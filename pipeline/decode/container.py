@@ -25,7 +25,6 @@ _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition
 # Containers whose track duration is that of the picture alone; others give every track the duration of the whole file.
 _TIMED_BY_TRACK = {"mov", "gif", "ivf", "mxf"}
 _NOT_TIMED = {"mpeg", "mpegts"}  # containers that store no duration; FFmpeg estimates it from what is there
-_SIZED = {"avi", "asf", "flv", "matroska"}  # containers whose header says how large the file is
 _PADDING = 4096  # zeros at the end of a file that was preallocated, and then not filled
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object's GUID; the size follows
 _SEGMENT = bytes.fromhex("18538067")  # of Matroska, all but its head; its size follows
@@ -188,21 +187,37 @@ def _is_padded(path: Path) -> bool:
 def _read_size(path: Path, name: str) -> int | None:
     """Bytes that a file should have by its own header; None where it does not say, as when it was written to a pipe.
     name: of its format. A file that was cut may have lost its index alone, and then decodes to the end."""
-    if name not in _SIZED:
+    if name not in _SIZES:
         return None
     with path.open("rb") as stream:
-        head = stream.read(1 << 16)
-    if name == "avi":
-        size = int.from_bytes(head[4:8], "little")
-        return None if size in (0, 2**32 - 1) else size + 8
-    if name == "asf" and (at := head.find(_ASF_FILE_PROPERTIES)) >= 0:
-        return int.from_bytes(head[at + 40 : at + 48], "little") or None
-    if name == "flv" and (at := head.find(b"filesize\0")) >= 0:
-        size = struct.unpack(">d", head[at + 9 : at + 17].ljust(8, b"\0"))[0]
-        return int(size) if 0 < size < 2**53 else None
-    if name == "matroska" and (at := head.find(_SEGMENT)) >= 0:
-        field = head[at + 4 : at + 12].ljust(8, b"\0")  # as many bytes as the first has zeros before its first one
-        width = 9 - field[0].bit_length()
-        size = int.from_bytes(field[:width], "big") - (1 << 7 * width)
-        return at + 4 + width + size if 0 < size < (1 << 7 * width) - 1 else None
-    return None
+        return _SIZES[name](stream.read(1 << 16))
+
+
+def _avi_size(head: bytes) -> int | None:
+    size = int.from_bytes(head[4:8], "little")
+    return None if size in (0, 2**32 - 1) else size + 8
+
+
+def _asf_size(head: bytes) -> int | None:
+    at = head.find(_ASF_FILE_PROPERTIES)
+    return None if at < 0 else int.from_bytes(head[at + 40 : at + 48], "little") or None
+
+
+def _flv_size(head: bytes) -> int | None:
+    if (at := head.find(b"filesize\0")) < 0:
+        return None
+    size = struct.unpack(">d", head[at + 9 : at + 17].ljust(8, b"\0"))[0]
+    return int(size) if 0 < size < 2**53 else None
+
+
+def _matroska_size(head: bytes) -> int | None:
+    if (at := head.find(_SEGMENT)) < 0:
+        return None
+    field = head[at + 4 : at + 12].ljust(8, b"\0")  # as many bytes as the first has zeros before its first one
+    width = 9 - field[0].bit_length()
+    size = int.from_bytes(field[:width], "big") - (1 << 7 * width)
+    return at + 4 + width + size if 0 < size < (1 << 7 * width) - 1 else None
+
+
+# Of the containers whose header says how large the file is.
+_SIZES = {"avi": _avi_size, "asf": _asf_size, "flv": _flv_size, "matroska": _matroska_size}

@@ -15,13 +15,11 @@ import hashlib
 import inspect
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -32,14 +30,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.clips.shards import RATES, ShardFile
+from pipeline.datasets.table import sample_key
 from pipeline.decode.container import VideoError
 from pipeline.decode.plan import BAD, GOOD, DecodeConfig, Row
-from pipeline.decode.video import DecodedVideo, decode, ffmpeg_version, resample
+from pipeline.decode.resample import resample
+from pipeline.decode.video import DecodedVideo, decode, ffmpeg_version
+from pipeline.processes import end_with_parent
 from pipeline.results import replacing, sha256_of
 
 # Read when it is imported: a worker that has been running since before an edit still runs the old code.
-_CODE = [sha256_of(file) for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(inspect.getfile(ShardFile)))]
-PASSING = {"changed", "unreadable", "time limit"}  # reasons that another run may not meet
+_FILES = (*sorted(Path(__file__).parent.glob("*.py")), *map(Path, map(inspect.getfile, (ShardFile, sample_key))))
+_CODE = [sha256_of(file) for file in _FILES]
+TRANSIENT = {"changed", "unreadable", "time limit"}  # reasons that another run may not meet
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _finished(task: Task) -> list[Row] | None:
         if (
             receipt["key"] == task.key()
             and sizes == receipt["sizes"]
-            and PASSING.isdisjoint(row.reason for row in rows)
+            and TRANSIENT.isdisjoint(row.reason for row in rows)
         ):
             return rows
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -145,12 +147,10 @@ def accept_shard(task: Task, rows: Sequence[Row], making: Path) -> None:
             made.replace(task.tar(rate))
         else:
             task.tar(rate).unlink(missing_ok=True)
-    receipt = making / "receipt"
-    receipt.write_text(
-        json.dumps({"key": task.key(), "sizes": sizes, "rows": [vars(row) for row in rows]}), encoding="utf-8"
-    )
-    _sync(receipt)
-    receipt.replace(task.receipt)
+    with replacing(task.receipt) as unfinished:
+        receipt = {"key": task.key(), "sizes": sizes, "rows": [vars(row) for row in rows]}
+        unfinished.write_text(json.dumps(receipt), encoding="utf-8")
+        _sync(unfinished)
     shutil.rmtree(making)
 
 
@@ -161,10 +161,9 @@ def _sync(file: Path) -> int:
         return os.fstat(stream.fileno()).st_size
 
 
-def publish(rows: Sequence[Row], work: Path, out: Path) -> None:
-    """Puts the shards of the rows that `ingest` returned into out/25, out/15 and out/10, in place of others, by links:
-    they stay in `work` too, should the run end here."""
-    shards = {row.shard for row in rows if row.shard}
+def publish(shards: Collection[str], work: Path, out: Path) -> None:
+    """Puts these of the shards that `ingest` made into out/25, out/15 and out/10, in place of others, by links: they
+    stay in `work` too, should the run end here."""
     for rate in RATES:
         for old in (out / str(rate)).glob("*.tar"):
             old.unlink()
@@ -223,7 +222,7 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "pandas"])  # which the main module needs, and so each worker
         cores = len(os.sched_getaffinity(0))
-        with ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(cores, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
             try:
                 yield pool
             except BrokenProcessPool as error:
@@ -236,25 +235,20 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for its next task for ever. Ctrl-C is for the parent to act on."""
-    parent = multiprocessing.parent_process()
+def _start_worker(parent: int) -> None:
+    """Ctrl-C is for the parent to act on. A worker that ends takes its decoder with it, which may hang."""
 
     def end(*_: object) -> None:
         try:
-            for children in Path("/proc/self/task").glob("*/children"):  # a decoder that hangs would stay
+            for children in Path("/proc/self/task").glob("*/children"):
                 for child in children.read_text().split():
                     os.kill(int(child), signal.SIGKILL)
         finally:
             os._exit(1)
 
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        end()
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent(parent)
 
 
 # --- one shard -------------------------------------------------------------------------------------------------------
@@ -280,7 +274,7 @@ def _write_tars(task: Task, making: Path) -> list[Row]:
         except VideoError as error:
             rows.append(replace(row, verdict=BAD, reason=error.reason, detail=error.detail, shard=""))
             continue
-        chosen = {rate: resample(video.pts, video.tick, rate) for rate in RATES}
+        chosen = {rate: resample(video.pts, video.track.tick, rate) for rate in RATES}
         for rate, frames in chosen.items():
             _add(tars[rate], row, video, frames, rate=rate)
         rows.append(_described(row, video, {f"frames_{rate}": len(frames) for rate, frames in chosen.items()}))
@@ -300,12 +294,7 @@ def _decode_verified(row: Row, path: Path, scratch: Path, config: DecodeConfig) 
     if digest != row.sha256:
         raise VideoError("changed", "content differs from the index; index it again with: dvc repro -f -s fetch")
     video = decode(
-        path,
-        scratch,
-        height=config.height,
-        width=config.width,
-        quality=config.jpeg_quality,
-        timeout_s=config.timeout_s,
+        path, scratch, height=config.height, width=config.width, quality=config.jpeg_quality, timeout_s=config.timeout_s
     )
     size = row.bytes + video.track.missing_bytes
     if video.track.missing_bytes > config.max_missing_fraction * size:
@@ -322,7 +311,7 @@ def _add(tar: ShardFile, row: Row, video: DecodedVideo, frames: Sequence[int], *
     starts, sizes = video.offsets[frames].tolist(), (video.offsets[frames + 1] - video.offsets[frames]).tolist()
     with video.frames.open("rb", buffering=0) as stream:
         tar.add(
-            Path(row.video).stem,
+            sample_key(row.video),
             (os.pread(stream.fileno(), size, start) for start, size in zip(starts, sizes, strict=True)),
             sizes,
             action=row.action,

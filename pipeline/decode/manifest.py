@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.clips.shards import RATES, open_shard
+from pipeline.datasets.table import sample_key
 from pipeline.decode.plan import ABSENT, BAD, GOOD, DecodeConfig, Row
 
 SPLITS = ("train", "validation", "test")
@@ -67,16 +68,16 @@ def check_verdicts(manifest: pd.DataFrame, config: DecodeConfig) -> None:
         )
 
 
-def check_splits(manifest: pd.DataFrame, config: DecodeConfig) -> None:
-    """ValueError when a split is left without a good video."""
+def check_splits(manifest: pd.DataFrame, config: DecodeConfig, *, column: str) -> None:
+    """ValueError when a split is left without a good video. column: of videos.csv, that says which video is where."""
     listed = _listed(manifest)
     if listed.empty:
         found = (manifest["verdict"] != ABSENT).sum()
-        raise ValueError(f"none of the {found} files found is a video in the lists of decode.split {config.split}")
+        raise ValueError(f"none of the {found} files found is in a split by column {column} of videos.csv")
     filled = set(listed[listed["verdict"] == GOOD]["split"])
     if empty := [split for split in SPLITS if split not in filled]:
         raise ValueError(
-            f"no good video for {' and '.join(empty)}: the lists of decode.split {config.split} and "
+            f"no good video for {' and '.join(empty)}: column {column} of videos.csv and "
             f"decode.validation_groups {list(config.validation_groups)} leave none"
         )
 
@@ -85,15 +86,16 @@ def _listed(manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest[(manifest["verdict"] != ABSENT) & (manifest["split"] != "none")]
 
 
-def check_accounts(manifest: pd.DataFrame, index: pd.DataFrame, shards: Path) -> None:
-    """ValueError unless every file of the index is one row, good or bad, and the shards hold exactly the good ones,
-    each with its frames: what is in the tars is read again."""
+def check_accounts(manifest: pd.DataFrame, table: pd.DataFrame, shards: Path) -> None:
+    """ValueError unless every file of the data set's table is one row, good or bad, and the shards hold exactly the
+    good ones, each with its frames: what is in the tars is read again."""
+    files = table["video"][table["path"] != ""]
     found = manifest[manifest["verdict"].isin([GOOD, BAD])]
     good = found[found["verdict"] == GOOD]
-    if lost := set(index["video"]) ^ set(found["video"]) | set(found["video"][found["video"].duplicated()]):
+    if lost := set(files) ^ set(found["video"]) | set(found["video"][found["video"].duplicated()]):
         raise ValueError(f"{len(lost)} files are not one row of the manifest each, first {min(lost)}")
     for rate in RATES:
-        expected = {(row.shard, Path(row.video).stem): getattr(row, f"frames_{rate}") for row in good.itertuples()}
+        expected = {(row.shard, sample_key(row.video)): getattr(row, f"frames_{rate}") for row in good.itertuples()}
         stored = {
             (shard.name, video.key): video.info.frames
             for shard in sorted((shards / str(rate)).glob("*.tar"))

@@ -1,29 +1,31 @@
 """What becomes of every file found, and of every video listed: a row each, settled before anything is decoded."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pipeline.datasets.ucf101 import Split, parse_name
-from pipeline.settings import Above, AtLeast, Between, MultipleOf
+import pandas as pd
+from pydantic import Field
+
+from pipeline.datasets.table import split_columns
+from pipeline.settings import Count, Pixels, Positive, Share, section
 
 BAD, GOOD, ABSENT = "bad", "good", "absent"
 
 
-@dataclass(frozen=True)
+@section
 class DecodeConfig:
     """Section `decode`."""
 
-    split: Literal[1, 2, 3]  # the official split
-    validation_groups: tuple[Annotated[int, AtLeast(1)], ...]  # groups of the training list held back
-    height: Annotated[int, MultipleOf(32)]  # the encoder halves five times
-    width: Annotated[int, MultipleOf(32)]
-    jpeg_quality: Annotated[int, Between(1, 100)]  # libjpeg's
-    videos_per_shard: Annotated[int, AtLeast(1)]
-    max_bad_fraction: Annotated[float, Between(0, 1)]  # of the listed videos found
-    max_missing_fraction: Annotated[float, Between(0, 1)]  # of a video's frames, missing or damaged, or of its bytes
-    timeout_s: Annotated[float, Above(0)]  # for one video
+    split: Literal[1, 2, 3]  # the official split, if the data set has several
+    validation_groups: tuple[Count, ...]  # groups of the training list held back
+    height: Pixels
+    width: Pixels
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # libjpeg's
+    videos_per_shard: Count
+    max_bad_fraction: Share  # of the listed videos found
+    max_missing_fraction: Share  # of a video's frames, missing or damaged, or of its bytes
+    timeout_s: Positive  # for one video
     executor: Literal["processes", "dask"]  # where the work is done; the shards are the same
     scheduler: str | None  # of dask, such as tcp://10.0.0.1:8786
 
@@ -76,18 +78,26 @@ class Row:
     shard: str = ""
 
 
-def plan_rows(index: Iterable[object], *, labels: Mapping[str, int], split: Split, config: DecodeConfig) -> list[Row]:
-    """A row for every file of the index (attributes video, bytes, sha256, problem, detail) and for every video listed
-    but not found, with its split and its shard, sorted by video.
+def split_column(table: pd.DataFrame, config: DecodeConfig) -> str:
+    """The column of a data set's table that says which split its videos are in: its only one, or the one of
+    decode.split. ValueError when there is no such."""
+    columns, wanted = split_columns(table), f"split{config.split}"
+    if columns == ["split"]:
+        return "split"
+    if wanted not in columns:
+        raise ValueError(f"decode.split: {config.split}, but the data set has no {wanted}; it has {', '.join(columns)}")
+    return wanted
+
+
+def plan_rows(table: pd.DataFrame, config: DecodeConfig) -> list[Row]:
+    """A row for every file of a data set's table, and for every video that its split lists and that was not found, with
+    its split and its shard, sorted by video.
 
     Shards are filled in the order of the digest of each video's name: a fixed shuffle, so that a shard mixes the
     classes and a plain sequential reader needs only a small shuffle buffer.
     """
-    rows = [_found(item, labels, split, config) for item in index]
-    absent = (split.train | split.test) - {row.video for row in rows}
-    rows += [
-        replace(_placed(video, labels, split, config), verdict=ABSENT, reason="listed, not found") for video in absent
-    ]
+    column = split_column(table, config)
+    rows = [_planned(item, column, config) for item in table.itertuples() if item.path or getattr(item, column)]
     rows.sort(key=lambda row: hashlib.sha256(row.video.encode("utf-8", "surrogateescape")).digest())
     counts: dict[str, int] = {}
     for i, row in enumerate(rows):
@@ -98,23 +108,16 @@ def plan_rows(index: Iterable[object], *, labels: Mapping[str, int], split: Spli
     return sorted(rows, key=lambda row: row.video)
 
 
-def _found(item: object, labels: Mapping[str, int], split: Split, config: DecodeConfig) -> Row:
-    row = replace(_placed(item.video, labels, split, config), bytes=int(item.bytes), sha256=item.sha256)
+def _planned(item: object, column: str, config: DecodeConfig) -> Row:
+    """item: a row of the table."""
+    split = getattr(item, column)
+    if split == "train" and item.group in config.validation_groups:
+        split = "validation"
+    facts = (item.video, item.action, item.label, item.group, item.clip)
+    row = Row(*facts, split=split or "none", verdict=GOOD, bytes=item.bytes, sha256=item.sha256)
     if item.problem:
-        return replace(row, verdict=BAD, reason=item.problem, detail=item.detail)
-    if row.split == "none":
-        official = "" if row.group else "; its name is not v_<Action>_g<2 digits>_c<2 digits>"
-        return replace(row, verdict=BAD, reason="unlisted", detail=f"in neither list of split {split.number}{official}")
+        return replace(row, verdict=BAD if item.path else ABSENT, reason=item.problem, detail=item.detail)
+    if not split:
+        why = f"column {column} of videos.csv is empty"
+        return replace(row, verdict=BAD, reason="unlisted", detail="; ".join(filter(None, [why, item.detail])))
     return row
-
-
-def _placed(video: str, labels: Mapping[str, int], split: Split, config: DecodeConfig) -> Row:
-    action, _, file_name = video.rpartition("/")
-    name = parse_name(file_name)
-    where = "none"
-    if video in split.test:
-        where = "test"
-    elif video in split.train:  # only official names are listed
-        where = "validation" if name.group in config.validation_groups else "train"
-    group, clip = (name.group, name.clip) if name else (0, 0)
-    return Row(video, action, labels.get(action, -1), group, clip, split=where, verdict=GOOD)

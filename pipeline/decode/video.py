@@ -1,8 +1,8 @@
-"""One encoded video -> JPEG frames, and which of them make the video at 25, 15 and 10 fps.
+"""One encoded video -> JPEG frames.
 
 One ffmpeg process a video decodes and resizes every frame once, and every frame is JPEG-encoded once; the frame
-rates are then only choices among the encoded frames. Choosing inside ffmpeg (`-r`, the fps filter) would encode a
-kept frame once per rate, and in its constant-rate mode ffmpeg inserts a frame into every XviD file with packed
+rates are then only choices among the encoded frames (resample.py). Choosing inside ffmpeg (`-r`, the fps filter) would
+encode a kept frame once per rate, and in its constant-rate mode ffmpeg inserts a frame into every XviD file with packed
 B-frames, whose first timestamp is 1. Frames pass through one by one: of each, a few numbers stay in memory.
 
 What the file is comes from its container (container.py), the times from a filter, and only what nothing else tells
@@ -42,7 +42,7 @@ class DecodedVideo:
     """Every frame of a video, resized and JPEG-encoded, in display order.
 
     frames: a file with the T JPEGs one after the other; frame k is its bytes offsets[k] … offsets[k + 1].
-    offsets: (T + 1,) int64. pts: (T,) int64, presentation times in ticks of `tick` seconds, never decreasing.
+    offsets: (T + 1,) int64. pts: (T,) int64, presentation times in ticks of track.tick seconds, never decreasing.
     fps: the nominal rate of the source; track: what its container says; packed: XviD packed B-frames;
     header_frames: frames that there should be by the container; missing_frames: those of them that were lost, not left
     out by whoever made the video; damaged_frames: frames that could not be decoded whole, or follow from such;
@@ -54,7 +54,6 @@ class DecodedVideo:
     frames: Path
     offsets: np.ndarray
     pts: np.ndarray
-    tick: Fraction
     fps: Fraction
     track: PictureTrack
     packed: bool
@@ -109,7 +108,6 @@ def decode(path: Path, scratch: Path, *, height: int, width: int, quality: int, 
         frames=scratch / "frames",
         offsets=offsets,
         pts=pts,
-        tick=track.tick,
         fps=track.fps if Fraction(2, 3) < track.fps * gap < Fraction(3, 2) else (1 / gap).limit_denominator(1001),
         track=track,
         packed=said.packed,
@@ -219,26 +217,6 @@ def _encode_frames(
     while raw.readinto(planes) == planes.nbytes:
         offsets.append(offsets[-1] + frames.write(simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)))
     return np.array(offsets, dtype=np.int64)
-
-
-def resample(pts: np.ndarray, tick: Fraction, rate: int) -> np.ndarray:
-    """Indices of the source frames that make the video at `rate` frames per second, shape (K,).
-
-    Frame k shows the source at time k / rate, counted from the first frame: the nearest source frame, the
-    earlier of two equally near. The last k is at or before the last source frame's time, so nothing is
-    extrapolated, and equal index gaps are equal time gaps to within half a source frame:
-
-        25 fps  0  1  2  3  4  5  6  7  8  9  10
-        10 fps  x     x        x     x        x      (2.5 -> 2, 7.5 -> 7)
-
-    pts: (T,) source times in ticks of `tick` seconds, not decreasing. The arithmetic is exact, in integers.
-    """
-    # In units of 1 / (rate · tick.denominator) s both clocks are integers.
-    source = (pts - pts[0]) * (tick.numerator * rate)
-    wanted = np.arange(source[-1] // tick.denominator + 1, dtype=np.int64) * tick.denominator
-    after = np.searchsorted(source, wanted).clip(max=len(source) - 1)
-    before = (after - 1).clip(min=0)
-    return np.where(wanted - source[before] <= source[after] - wanted, before, after)
 
 
 def _check(said: Said, status: int, path: Path, *, frames: int) -> None:

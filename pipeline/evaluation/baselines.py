@@ -10,31 +10,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.nets.blocks import warp
+from pipeline.images import warp
 
 try:
     import cv2
 except ImportError:  # the rest of the evaluation works without it
     cv2 = None
 
+BASELINES = ("copy_last", "mean_of_two", "constant_velocity", "half_velocity", "oracle")
+
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 FLOW_SIDE = 128  # frames with a shorter side are enlarged for the flow, whose patches are 8 × 8 pixels
 
 
-def baselines(seeds: Tensor, targets: Tensor, *, flow: bool = True) -> dict[str, Tensor]:
-    """Predictions (B, K, C, H, W) of the targets (B, K, C, H, W) by each baseline that the seeds (B, T, C, H, W) allow:
-    `absent` names the others. flow: with those that need optical flow.
+def baselines(context: Tensor, targets: Tensor, *, flow: bool = True) -> dict[str, Tensor]:
+    """Predictions (B, K, C, H, W) of the targets (B, K, C, H, W) by each baseline that the context (B, T, C, H, W)
+    allows: `skipped` names the others. flow: with those that need optical flow.
 
-    copy_last: the last seed; mean_of_two: the mean of the last two. constant_velocity: with b the flow from the last
-    seed x to the one before it, frame k ahead is x(p + k·b(p)): what moved goes on moving. half_velocity: k·b/2.
+    copy_last: the last context frame x; mean_of_two: the mean of the last two. constant_velocity: with b the flow from
+    x to the frame before it, frame k ahead is x(p + k·b(p)): what moved goes on moving. half_velocity: k·b/2.
     oracle: x warped by the flow from the true frame: a bound on what moving the pixels of x can give.
     """
-    horizon, last = targets.shape[1], seeds[:, -1]
-    found = {"copy_last": copy_last(seeds, horizon=horizon)}
-    if seeds.shape[1] > 1:
-        found["mean_of_two"] = copy_last(seeds[:, -2:].mean(1, keepdim=True), horizon=horizon)
-    if flow and cv2 and seeds.shape[1] > 1:
-        back = optical_flow(last, seeds[:, -2])
+    horizon, last = targets.shape[1], context[:, -1]
+    found = {"copy_last": copy_last(context, horizon=horizon)}
+    if context.shape[1] > 1:
+        found["mean_of_two"] = copy_last(context[:, -2:].mean(1, keepdim=True), horizon=horizon)
+    if flow and cv2 and context.shape[1] > 1:
+        back = optical_flow(last, context[:, -2])
         ahead = range(1, horizon + 1)
         found["constant_velocity"] = torch.stack([warp(last, k * back) for k in ahead], 1)
         found["half_velocity"] = torch.stack([warp(last, k * back / 2) for k in ahead], 1)
@@ -44,20 +46,21 @@ def baselines(seeds: Tensor, targets: Tensor, *, flow: bool = True) -> dict[str,
     return found
 
 
-def absent(seeds: int, *, flow: bool = True) -> dict[str, str]:
-    """{baseline: why it is not there} for clips with so many seeds, and without those of optical flow if not `flow`."""
+def skipped(context: int, *, flow: bool = True) -> dict[str, str]:
+    """{baseline: why} for those that a context of so many frames does not allow, or that need optical flow if not
+    `flow`."""
     reasons = {}
-    if seeds < 2:
-        reasons |= dict.fromkeys(("mean_of_two", "constant_velocity", "half_velocity"), "it needs two seed frames")
+    if context < 2:
+        reasons |= dict.fromkeys(("mean_of_two", "constant_velocity", "half_velocity"), "it needs two context frames")
     if not (cv2 and flow):
         without = "not asked for" if cv2 else "OpenCV (opencv-python-headless) is not installed"
         reasons |= dict.fromkeys(("constant_velocity", "half_velocity", "oracle"), without)
     return reasons
 
 
-def copy_last(seeds: Tensor, *, horizon: int) -> Tensor:
-    """(B, T, C, H, W) -> (B, horizon, C, H, W): the last seed frame, repeated."""
-    return seeds[:, -1:].expand(-1, horizon, -1, -1, -1)
+def copy_last(context: Tensor, *, horizon: int) -> Tensor:
+    """(B, T, C, H, W) -> (B, horizon, C, H, W): the last context frame, repeated."""
+    return context[:, -1:].expand(-1, horizon, -1, -1, -1)
 
 
 def optical_flow(source: Tensor, target: Tensor) -> Tensor:

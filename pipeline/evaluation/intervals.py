@@ -5,7 +5,7 @@ too narrow. Whole groups are drawn with replacement instead (the cluster bootstr
 people within the actions they perform, they may be drawn within each, so that the strata stay as balanced as they are
 (Davison & Hinkley, Bootstrap Methods and their Application, 1997, sections 3.2 and 3.8).
 
-Shapes: B clips, K steps ahead, G groups.
+Shapes: B clips, K horizon steps, G groups.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -31,7 +31,7 @@ class GroupMeans:
                 totals[group] = totals.get(group, 0) + row
 
     def mean(self, metric: str) -> np.ndarray:
-        """(K,), over frames; NaN at a step where none counted."""
+        """(K,), over frames; NaN at a horizon step where none counted."""
         return _ratio(self._stacked(metric).sum(0))
 
     def count(self, metric: str) -> np.ndarray:
@@ -41,9 +41,9 @@ class GroupMeans:
     def interval(
         self, metric: str, *, resamples: int, seed: int, strata: Callable[[Hashable], Hashable] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of the 95 % percentile interval of the mean, (K,) each; NaN at a step where no stratum has two groups
-        with a frame that counted. strata: a group's stratum, of which every resample has as many groups; without it
-        all groups are of one."""
+        """Ends of the 95 % percentile interval of the mean, (K,) each; NaN at a horizon step where no stratum has two
+        groups with a frame that counted. strata: a group's stratum, of which every resample has as many groups; without
+        it all groups are of one."""
         stacked = self._stacked(metric)  # (G, 2, K)
         members: dict[Hashable, list[int]] = {}
         for i, group in enumerate(self.totals[metric]):

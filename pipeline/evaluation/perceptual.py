@@ -3,7 +3,6 @@
 torchmetrics holds the learned weights of the layers; AlexNet's own, torchvision's file of 244 MB, are loaded here.
 """
 
-import hashlib
 import pickle
 
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
 from pipeline.nets.pretrained import pretrained_file
+from pipeline.results import sha256_of
 from pipeline.settings import given_path
 
 
 class Lpips(nn.Module):
-    """weights: `imagenet` (torchvision's file) or the path of a state dict of torchvision's AlexNet. ValueError says
-    which file to put where when they cannot be had, or that they do not fit."""
+    """weights: `imagenet` (torchvision's file) or the path of a state dict of torchvision's AlexNet. When they cannot
+    be had, a ValueError says which file to put where; when they do not fit, that they do not."""
 
     def __init__(self, weights: str):
         super().__init__()
@@ -30,11 +30,11 @@ class Lpips(nn.Module):
             path = pretrained_file(AlexNet_Weights.IMAGENET1K_V1, wanted="evaluate.lpips imagenet", instead=others)
         self.file = path.name
         try:
-            self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.sha256 = sha256_of(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-            # slice2.3.weight there is features.3.weight here
-            own = self.net.net.state_dict()
-            self.net.net.load_state_dict({key: state["features." + key.split(".", 1)[1]] for key in own})
+            # What torchmetrics calls slice2.3.weight is features.3.weight in torchvision's file.
+            names = self.net.net.state_dict()
+            self.net.net.load_state_dict({name: state["features." + name.split(".", 1)[1]] for name in names})
         except OSError as error:
             raise ValueError(
                 f"evaluate.lpips: {path} cannot be read ({error.strerror}); give null, imagenet, or the path of "
@@ -45,8 +45,8 @@ class Lpips(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor, regions: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], H and W at least 32; regions (R, N, H, W), the first of them the whole image
-        -> (R, N). The whole image has LPIPS itself; another region the mean over it of LPIPS's map, to which the
-        layers' distances are enlarged; NaN where it is empty."""
+        -> (R, N). The whole image gets LPIPS itself. Another region gets the mean over it of LPIPS's map, to which the
+        layers' distances are enlarged, and NaN where it is empty."""
         self.net.spatial = False
         whole = self.net(prediction, target, normalize=True).flatten()
         self.net.spatial = True

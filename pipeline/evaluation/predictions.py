@@ -1,6 +1,6 @@
 """What networks predict of clips, batch after batch, and the clips that are shown.
 
-Shapes: B batch, T seeds, K steps ahead; images (…, 3, H, W) in [0, 1].
+Shapes: B batch, T frames of context, K horizon steps; images (…, 3, H, W) in [0, 1].
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.clips.clips import Clips, EpochOrder, as_images, load
+from pipeline.clips.batches import EpochOrder, as_images, load
+from pipeline.clips.clips import Clips
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.training.model_card import ModelCard
@@ -21,8 +22,8 @@ class Predicted:
     """A batch of clips, and what each network predicts of their targets."""
 
     numbers: range  # of the clips, B
-    images: Tensor  # (B, T + K, 3, H, W): seeds, then targets
-    seeds: Tensor  # (B, T, 3, H, W)
+    images: Tensor  # (B, T + K, 3, H, W): context, then targets
+    context: Tensor  # (B, T, 3, H, W)
     targets: Tensor  # (B, K, 3, H, W)
     predictions: dict[str, Tensor]  # of each network, (B, K, 3, H, W), float32 and not clipped
     groups: list[tuple[str, int]]  # action and group of each clip
@@ -32,24 +33,24 @@ class Predicted:
 def predict_clips(
     nets: Mapping[str, Ladder], card: ModelCard, clips: Clips, *, batch: int, device: torch.device, title: str
 ) -> Iterator[Predicted]:
-    """Yields the clips, of card.seeds frames and those to predict, in order; the networks are all of one card.
+    """Yields the clips, of card.context frames and those to predict, in order; the networks are all of one card.
 
-    title: of the progress bar and of errors. ValueError where a prediction is not finite: to the means it would be a
-    frame without a value, and they would be those of the frames that went well.
+    title: of the progress bar and of errors. ValueError where a prediction is not finite: the means would leave that
+    frame out, and be too good.
     """
     nets = {name: net.to(device).eval() for name, net in nets.items()}
-    options = {"clip_feedback": card.clip_feedback, "feeding": card.feeding}
+    options = {"clip_feedback": card.clip_feedback, "off_by_one": card.off_by_one}
     first = 0
     for loaded in tqdm(load(clips, EpochOrder(len(clips), batch, shuffle=False)), desc=title, unit="batch"):
         images = as_images(loaded.to(device), height=card.height, width=card.width)
-        seeds, targets = images[:, : card.seeds], images[:, card.seeds :]
+        context, targets = images[:, : card.context], images[:, card.context :]
         predictions = {}
         for name, net in nets.items():
-            predictions[name] = predict(net, seeds, horizon=targets.shape[1], **options)[0].float()
+            predictions[name] = predict(net, context, horizon=targets.shape[1], **options)[0].float()
             _check_finite(predictions[name], f"{title}: network {name!r}")
         numbers = range(first, first + len(images))
         infos = [clips.window(number)[0].info for number in numbers]
-        yield Predicted(numbers, images, seeds, targets, predictions, [(info.action, info.group) for info in infos])
+        yield Predicted(numbers, images, context, targets, predictions, [(info.action, info.group) for info in infos])
         first = numbers.stop
 
 
@@ -59,16 +60,16 @@ def _check_finite(predictions: Tensor, network: str) -> None:
     if not finite.all():
         step = 1 + finite.tolist().index(False)
         raise ValueError(
-            f"{network} predicts values that are not finite, first {step} step(s) ahead: its training diverged, or its "
-            f"own predictions, fed back, grow; train it with a lower optimizer.lr, or with clip_feedback: true"
+            f"{network} predicts values that are not finite, first at horizon step {step}: its training diverged, or "
+            f"its own predictions, fed back, grow; train it with a lower optimizer.lr, or with clip_feedback: true"
         )
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Clips to show: seeds (N, T, 3, H, W), targets and predictions (N, K, 3, H, W)."""
+    """Clips to show: context (N, T, 3, H, W), targets and predictions (N, K, 3, H, W)."""
 
-    seeds: Tensor
+    context: Tensor
     targets: Tensor
     predictions: Tensor
 
@@ -78,13 +79,13 @@ class Gallery:
 
     def __init__(self, clips: Clips, count: int):
         self.shown = {round(i * (len(clips) - 1) / max(1, count - 1)) for i in range(count)}
-        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, batch: Predicted, network: str) -> None:
         for row, number in enumerate(batch.numbers):
             if number in self.shown:
-                frames = (batch.seeds[row], batch.targets[row], batch.predictions[network][row])
-                self.kept.append(tuple(part.cpu() for part in frames))
+                frames = (batch.context[row], batch.targets[row], batch.predictions[network][row])
+                self.rows.append(tuple(part.cpu() for part in frames))
 
     def pictures(self) -> Pictures:
-        return Pictures(*map(torch.stack, zip(*self.kept, strict=True)))
+        return Pictures(*map(torch.stack, zip(*self.rows, strict=True)))

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.clips.clips import Clips, as_images
+from pipeline.clips.batches import as_images
+from pipeline.clips.clips import Clips
 from pipeline.clips.shards import RATES, open_videos
 from pipeline.datasets.circles import VALIDATION_GROUPS
-from pipeline.datasets.index import read_index
 from pipeline.datasets.source import SourceConfig, fetch
-from pipeline.datasets.ucf101 import LISTS, read_labels, read_split
-from pipeline.decode.ingest import ingest
-from pipeline.decode.manifest import check_accounts, check_splits, check_verdicts, make_manifest
-from pipeline.decode.plan import DecodeConfig, plan_rows
+from pipeline.decode.dataset import decode_dataset
+from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.predictions import Pictures
 from pipeline.experiments.circle_errors import centre_errors
 from pipeline.experiments.filters import Filter, compare
@@ -46,24 +44,19 @@ class CircleTrial:
 def make_shards(source: SourceConfig, decode: DecodeConfig, folder: Path) -> dict[int, Path]:
     """The circle's videos as shards at every rate, in a folder that is made; what the stages fetch and decode do, with
     the circle's own split."""
-    raw, decode = folder / "raw", replace(decode, split=1, validation_groups=tuple(VALIDATION_GROUPS))
+    raw, work = folder / "raw", folder / "shards"
     fetch(replace(source, kind="circles"), raw, downloads=folder)
-    index, paths = read_index(raw)
-    labels, split = read_labels(raw / LISTS), read_split(raw / LISTS, decode.split)
-    rows = plan_rows(index.itertuples(), labels=labels, split=split, config=decode)
-    manifest = make_manifest(ingest(rows, paths, decode, work=folder / "shards"))
-    check_verdicts(manifest, decode)
-    check_splits(manifest, decode)
-    check_accounts(manifest, index, folder / "shards")
-    return {rate: folder / "shards" / str(rate) for rate in RATES}
+    decode_dataset(raw, replace(decode, split=1, validation_groups=tuple(VALIDATION_GROUPS)), work=work)
+    return {rate: work / str(rate) for rate in RATES}
 
 
-def run_circle(seed: int, *, model: str, experiment: Experiment, shards: Mapping[int, Path], run: Path) -> CircleTrial:
+def run_circle(seed: int, *, experiment: Experiment, shards: Mapping[int, Path], run: Path) -> CircleTrial:
     """Trains and measures; the arguments are those of trial.run_trial."""
     config, evaluation = replace(experiment.train, seed=seed), experiment.evaluate
-    fabric, net, card = start(model, config)
+    hardware, name = experiment.hardware, f"{experiment.model} seed {seed}"
+    fabric, net, card = start(experiment, seed=seed)
     untrained = deepcopy(net)
-    record, _ = train(fabric, net, config, shards, name=f"{model} seed {seed}", run=run / str(seed))
+    record, _ = train(fabric, net, config, hardware, shards, name=name, run=run / str(seed))
     net.cpu()
     tables = {}
     for name, split in SPLITS.items():
@@ -73,12 +66,12 @@ def run_circle(seed: int, *, model: str, experiment: Experiment, shards: Mapping
             card,
             videos,
             horizon=evaluation.horizon,
-            step=1,
+            spacing=1,
             batch=evaluation.batch,
             pictures=PICTURED,
             device=fabric.device,
         )
-    clip = Clips(videos, length=card.seeds + evaluation.horizon, step=1)[0]
+    clip = Clips(videos, length=card.context + evaluation.horizon, spacing=1)[0]
     frames = as_images(clip, height=card.height, width=card.width)
     which, before, after = compare(untrained, net.cpu(), frames, block=BLOCK, gru=GRU)
     return CircleTrial(tables, record.step, pictures, which, (frames, before, after))

@@ -1,6 +1,6 @@
 """How far the predicted circle of the moving-circle data set (datasets/circles.py) is from the true one.
 
-Shapes: B batch, T time, K steps ahead, N images; images (…, 3, H, W) in [0, 1]; places in pixels from the upper left
+Shapes: B batch, T time, K horizon steps, N images; images (…, 3, H, W) in [0, 1]; places in pixels from the upper left
 corner of the image, x first, so that the middle of the first pixel is (0.5, 0.5).
 """
 
@@ -15,7 +15,7 @@ from pipeline.clips.shards import StoredVideo
 from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.intervals import GroupMeans
 from pipeline.evaluation.predictions import Gallery, Pictures, predict_clips
-from pipeline.evaluation.score import steps
+from pipeline.evaluation.score import by_horizon_step
 from pipeline.nets.ladder import Ladder
 from pipeline.training.model_card import ModelCard
 
@@ -47,25 +47,25 @@ def centre_errors(
     videos: Sequence[StoredVideo],
     *,
     horizon: int,
-    step: int,
+    spacing: int,
     batch: int,
     pictures: int,
     device: torch.device,
 ) -> tuple[dict[str, dict], Pictures]:
     """The table over all clips of the videos, and `pictures` clips spread evenly over them.
 
-    <predictor>.centre_error.<step ahead>, for `model` and `copy_last`: mean distance, in pixels of the model's frames,
-    between the centres found in the predicted and in the true frame. <predictor>.lost.<step ahead>: share of the
-    predictions without a circle, which have no distance. data: how many clips and videos. step: frames between the
-    starts of a video's clips.
+    <predictor>.centre_error.<horizon step>, for `model` and `copy_last`: mean distance, in pixels of the model's
+    frames, between the centres found in the predicted and in the true frame. <predictor>.lost.<horizon step>: share of
+    the predictions without a circle, which have no distance. data: how many clips and videos. spacing: frames between
+    the starts of a video's clips.
     """
-    clips = Clips(list(videos), length=card.seeds + horizon, step=step)
+    clips = Clips(list(videos), length=card.context + horizon, spacing=spacing)
     gallery = Gallery(clips, pictures)
     means = {name: GroupMeans() for name in ("model", "copy_last")}
     title = f"circle {card.model}"
     for predicted in predict_clips({"model": net}, card, clips, batch=batch, device=device, title=title):
         truth = _centres_of(predicted.targets)
-        copied = copy_last(predicted.seeds, horizon=horizon)
+        copied = copy_last(predicted.context, horizon=horizon)
         for name, predictions in {**predicted.predictions, "copy_last": copied}.items():
             found = _centres_of(predictions.clamp(0, 1))
             values = {"centre_error": torch.linalg.vector_norm(found - truth, dim=2)}
@@ -73,9 +73,9 @@ def centre_errors(
             means[name].add(values, predicted.groups)
         gallery.add(predicted, "model")
     table: dict[str, dict] = {
-        name: {metric: steps(rows.mean(metric)) for metric in rows.totals} for name, rows in means.items()
+        name: {metric: by_horizon_step(rows.mean(metric)) for metric in rows.totals} for name, rows in means.items()
     }
-    table["data"] = {"clips": len(clips), "videos": len(clips.videos), "seeds": card.seeds}
+    table["data"] = {"clips": len(clips), "videos": len(clips.videos), "context": card.context}
     return table, gallery.pictures()
 
 

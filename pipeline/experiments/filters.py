@@ -29,8 +29,8 @@ class Filter:
 def watch(net: Ladder, clip: Tensor, *, block: int, gru: int) -> Tensor:
     """Feeds a clip (T, 3, H, W), whose frames are all true ones -> the states (T, C, h, w) of one ConvGRU after each of
     its frames, from −1 to 1. block, gru: as in Filter."""
-    if not 1 <= block <= LEVELS:
-        raise ValueError(f"block: {block} is out of range; allowed: from 1 to {LEVELS}")
+    if not 1 <= block <= len(LEVELS):
+        raise ValueError(f"block: {block} is out of range; allowed: from 1 to {len(LEVELS)}")
     if not 0 <= gru < len(KERNELS):
         raise ValueError(f"gru: {gru} is out of range; allowed: from 0 to {len(KERNELS) - 1}")
     training = net.training
@@ -38,7 +38,7 @@ def watch(net: Ladder, clip: Tensor, *, block: int, gru: int) -> Tensor:
     states, seen = None, []
     for frame in clip:
         states = net.observe(net.encode(frame[None]), states)
-        seen.append(states[block - 1][gru][0])
+        seen.append(states[LEVELS[block - 1]][gru][0])
     net.train(training)
     return torch.stack(seen).float()
 

@@ -16,17 +16,19 @@ Every number is read from metrics/ and plots/, nothing is typed.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from pipeline.experiments.settings import RUNS, changes, own_changes
+from pipeline.experiments.runs import Run, dotted, read_run
 
 METRICS, CURVES = Path("metrics/experiments"), Path("plots/experiments")
 REAL = "metrics/ucf101_mini"
 SHOWN = {"psnr": 2, "ssim": 3, "psnr_moving": 2, "gradient_ratio": 2, "nyquist_ratio": 2}  # digits
+MAY_BE_ABSENT = ("loss", "sampling")  # params.yaml may leave out their zeros, and DVC adds a key only after `++`
 THRESHOLD = 0.1  # the loss below which, by the report, motion shows
 
 
@@ -43,16 +45,17 @@ def fill(template: str) -> str:
 
 
 def runs(items: Sequence[str]) -> list[str]:
-    """Means over the seeds, steps ahead 1 / 2 / 3, ± the largest of their deviations; then copying the last seed, on
-    the same clips; then the commands."""
+    """Means over the seeds at horizon steps 1 / 2 / 3, ± the largest of their deviations; then copying the last context
+    frame, on the same clips; then the commands."""
     lines = [
         "| run | change | steps | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share |",
         "|---|---|---|---|---|---|---|---|",
     ]
     copies = {}
-    for item in items:
-        found = _read(item)
-        change = ", ".join(f"`{_assignment(key, value)}`" for key, value in own_changes(*item.split()).items())
+    named = {item: read_run(*item.split()) for item in items}
+    for item, run in named.items():
+        found = _read(run.model)[run.name]
+        change = ", ".join(f"`{text}`" for text in _assignments(run.own, run.model))
         cells = [_spread(found["model"], metric, digits) for metric, digits in SHOWN.items()]
         lines.append(f"| {item} | {change} | {found['train']['steps']} | {' | '.join(cells)} |")
         cells = [_steps(found["copy_last"][metric], digits) for metric, digits in SHOWN.items()]
@@ -60,7 +63,7 @@ def runs(items: Sequence[str]) -> list[str]:
     for cells, of in copies.items():
         name = "copy_last" if len(copies) == 1 else f"copy_last, clips of {', '.join(of)}"
         lines.append(f"| {name} | | | {' | '.join(cells)} |")
-    fence = ["```", *(command(*item.split()) for item in items), "```"]
+    fence = ["```", *map(command, named.values()), "```"]
     return [*lines, "", "<details><summary>As DVC experiments</summary>", "", *fence, "", "</details>"]
 
 
@@ -99,13 +102,13 @@ def motion(items: Sequence[str]) -> list[str]:
 
 
 def circle(items: Sequence[str]) -> list[str]:
-    """Distances in pixels, steps ahead 1 / 2 / 3, means over the seeds ± the largest deviation."""
+    """Distances in pixels at horizon steps 1 / 2 / 3, means over the seeds ± the largest deviation."""
     lines = [
         "| model | steps | sequences | distance (pixels) | copying | no circle found |",
         "|---|---|---|---|---|---|",
     ]
     for item in items:
-        found = _read(f"circle {item}")
+        found = _read(f"circle_{item}")
         for where, label in (("trained", "the five"), ("held_out", "held out")):
             part = found[where]
             cells = [
@@ -142,7 +145,7 @@ def models(items: Sequence[str]) -> list[str]:
     """Top-1 of the trained and the untrained network, and the difference, as in `gain`."""
     lines = ["| model | features | probe | untrained | over untrained |", "|---|---|---|---|---|"]
     for item in items:
-        for choice, table in _read(f"probe {item}").items():
+        for choice, table in _read(f"probe_{item}").items():
             cells = [_accuracy(table["probe"]), _accuracy(table["controls"]["untrained"])]
             lines.append(f"| {item} | {choice} | {' | '.join(cells)} | {_difference(table['gain']['untrained'])} |")
     return lines
@@ -161,25 +164,29 @@ KINDS: dict[str, Callable[[Sequence[str]], list[str]]] = {
 }
 
 
-def command(model: str, run: str, *, file: str = RUNS) -> str:
+def command(run: Run) -> str:
     """The same as a DVC experiment of the main pipeline: one training, with the seed of params.yaml, and the whole
     evaluation, on the test split."""
-    assignments = (_assignment(key, value) for key, value in changes(model, run, runs=file).items())
-    quoted = (f"'{text}'" if set(text) & set("[]{} ") else text for text in assignments)
-    return f"dvc exp run --queue {' '.join(f'-S {text}' for text in quoted)} evaluate@{model}"
+    words = []
+    for text in _assignments(run.changes, run.model):
+        added = "++" if text.split(".")[2] in MAY_BE_ABSENT else ""
+        words.append(f"-S '{added}{text}'" if set(text) & set("[]{} ") else f"-S {added}{text}")
+    return f"dvc exp run --queue {' '.join(words)} evaluate@{run.model}"
 
 
-def _assignment(key: str, value: object) -> str:
-    """As DVC takes it: YAML in flow style, which needs no quotes here."""
-    return f"{key}={json.dumps(value)}".replace('"', "")
+def _assignments(changes: Mapping[str, Any], model: str) -> list[str]:
+    """As DVC takes them: YAML in flow style, which needs no quotes here."""
+    keys = dotted(changes, f"train.{model}")
+    return [f"{key}={json.dumps(value)}".replace('"', "") for key, value in keys.items()]
 
 
-def _read(item: str) -> dict:
-    return json.loads((METRICS / f"{'_'.join(item.split())}.json").read_text())
+def _read(name: str) -> dict:
+    return json.loads((METRICS / f"{name}.json").read_text())
 
 
 def _curve(item: str) -> pd.DataFrame:
-    return pd.read_csv(CURVES / f"{'_'.join(item.split())}.csv")
+    model, name = item.split()
+    return pd.read_csv(CURVES / model / f"{name}.csv")
 
 
 def _steps(values: dict[str, float], digits: int) -> str:

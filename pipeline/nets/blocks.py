@@ -10,7 +10,6 @@ Shapes: B batch, C channels, H height, W width of the level's feature map.
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNELS = (3, 5, 7)  # of a lateral block's three ConvGRUs
@@ -140,15 +139,3 @@ def icnr_(conv: nn.Conv2d, shuffle: int) -> None:
     neighbour upsampling, without a grid (Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017)."""
     for parameter in (conv.weight, conv.bias):
         parameter.copy_(parameter[:: shuffle**2].repeat_interleave(shuffle**2, 0))
-
-
-def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """out(p) = image(p + flow(p)), bilinear; beyond the border, the border's value.
-
-    images (N, C, H, W); flow (N, 2, H, W) in pixels, x first. Jaderberg et al., "Spatial Transformer Networks" (2015).
-    """
-    height, width = images.shape[2:]
-    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 0]
-    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)  # (N, H, W, 2) in −1 … 1
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -15,16 +15,18 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.nets.blocks import Hidden, LateralBlock, decoder_block, icnr_
 from pipeline.nets.encoder import TAPS, Encoder
-from pipeline.settings import MultipleOf
+from pipeline.settings import section
 
-LEVELS = 4
+LEVELS = ("C1", "C2", "C3", "C4")
 
-# Of C1 … C4, three ConvGRUs each: (B, branch, H / stride, W / stride). A variant may remember more after these.
-States = tuple[Hidden, ...]
+# By name: of C1 … C4 the hidden states of their three ConvGRUs, (B, branch, H / stride, W / stride) each. A variant may
+# remember more under names of its own.
+States = dict[str, Hidden]
 
 Encoded = dict[str, list[Tensor]]  # of N frames, by tap: the tap, and, for a rung, what its ConvGRUs need of it
 
@@ -51,8 +53,8 @@ class Ladder(nn.Module):
     """Base of the variants, which choose the rungs (C1 first), the decoder blocks and the head.
 
     block: decoder_block but for the channels in: (channels_in, **choices) -> one. base: channels that it passes on (64
-    in the report). height, width: of the frames, in pixels. head: what `climb` reaches -> the frame at full resolution,
-    in the encoder's normalised range (a variant with a `decode` of its own may use it otherwise).
+    in the report). height, width: of the frames, in pixels. head: what `decoder_features` gives -> the frame at full
+    resolution, in the encoder's normalised range (a variant with a `decode` of its own may use it otherwise).
     """
 
     def __init__(
@@ -103,20 +105,20 @@ class Ladder(nn.Module):
 
     def observe(self, encoded: Encoded, states: States | None = None) -> States:
         """Feeds one encoded frame; states None: nothing seen yet. Returns the new hidden states."""
-        levels = zip(self.lateral, self.taps, states[:LEVELS] if states else (None,) * LEVELS, strict=True)
-        return tuple(block(encoded[name][1:], hidden) for block, name, hidden in levels)
+        levels = zip(LEVELS, self.lateral, self.taps, strict=True)
+        return {level: block(encoded[tap][1:], states[level] if states else None) for level, block, tap in levels}
 
     def hidden(self, states: States) -> list[Tensor]:
         """The maps with which the network remembers, a level each: C1 … C4's states joined, (B, 3·branch, H / stride,
         W / stride), then those of a variant's own branches."""
-        return [torch.cat(level, 1) for level in states[:LEVELS]]
+        return [torch.cat(states[level], 1) for level in LEVELS]
 
     def decode(self, encoded: Encoded, states: States) -> Tensor:
         """The last frame fed and the states after it -> the prediction of the next frame: (B, 3, H, W), near [0, 1]
         but not clipped."""
-        return self.encoder.denormalise(self.head(self.climb(encoded, states)))
+        return self.encoder.denormalise(self.head(self.decoder_features(encoded, states)))
 
-    def climb(self, encoded: Encoded, states: States) -> Tensor:
+    def decoder_features(self, encoded: Encoded, states: States) -> Tensor:
         """Down the decoder: concat(C1, L1), (B, 4·branch + base, H, W) of the first rung's map."""
         lateral = self.features(encoded, states)
         x = self.bottom(self.encoder.deepest(encoded["layer3"][0]))
@@ -126,8 +128,8 @@ class Ladder(nn.Module):
 
     def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
         """What the decoder gets of C1 … C4, to be concatenated."""
-        levels = zip(self.lateral, self.taps, states[:LEVELS], strict=True)
-        return [block.features(encoded[name][0], hidden) for block, name, hidden in levels]
+        levels = zip(LEVELS, self.lateral, self.taps, strict=True)
+        return [block.features(encoded[tap][0], states[level]) for level, block, tap in levels]
 
     def forward(self, frame: Tensor, states: States | None = None) -> tuple[Tensor, States]:
         """One step: the frame seen (B, 3, H, W) -> the prediction of the next frame, and the hidden states."""
@@ -145,10 +147,15 @@ def split(encoded: Encoded, size: int) -> list[Encoded]:
 
 def join(states: Sequence[States]) -> States:
     """States of several times as those of one batch, the B of each time side by side, as `split` takes them apart."""
-    return tuple(tuple(map(torch.cat, zip(*hidden, strict=True))) for hidden in zip(*states, strict=True))
+    return {name: tuple(map(torch.cat, zip(*(each[name] for each in states), strict=True))) for name in states[0]}
 
 
-@dataclass(frozen=True)
+def first(states: States, count: int) -> States:
+    """The states of the first `count` of the B clips."""
+    return {name: tuple(hidden[:count] for hidden in states[name]) for name in states}
+
+
+@section
 class HalfResolution:
     """Section `net` of the ladder of the report's Fig. 1, whose decoder ends at half the frame's resolution.
 
@@ -158,7 +165,7 @@ class HalfResolution:
     in the decoder (blocks.icnr_).
     """
 
-    width: Annotated[int, MultipleOf(4)]
+    width: Annotated[int, Field(gt=0, multiple_of=4)]
     upsample: Literal["pixel_shuffle", "icnr", "bilinear", "nearest"]
 
 

@@ -1,10 +1,10 @@
 """A user's own video through a trained model: what comes after its end, and how well its own frames were foreseen.
 
-    frame           0  1  2  3  4  5  6  7  8  9    8 frames and 2 beyond; 3 seeds, 2 predicted from every 3
-    predicted                1  2  1  2  1  1  2    as first or second frame after its seeds
+    frame           0  1  2  3  4  5  6  7  8  9    8 frames and 2 beyond; context 3, horizon 2
+    predicted                1  2  1  2  1  1  2    as first or second frame after its context
 
-Every frame after the first seeds is predicted once, from the true frames before it, and the frames beyond the end from
-the video's last ones.
+Every frame after the first context is predicted once, from the true frames before it, and the frames beyond the end
+from the video's last ones.
 
 Shapes: T time, H × W pixels of the model.
 """
@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from pipeline.clips.clips import decode_jpegs
 from pipeline.decode.container import VideoError
-from pipeline.decode.video import DecodedVideo, decode, resample
+from pipeline.decode.resample import resample
+from pipeline.decode.video import DecodedVideo, decode
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict
 from pipeline.predict.mp4 import mp4_writer
@@ -61,7 +62,7 @@ def open_own_video(path: Path, scratch: Path, card: ModelCard, *, fps: int) -> O
 
     scratch: a folder for the frames as JPEGs, some 5 to 20 KB each. Says on stderr what is odd about the video, and how
     many frames are missing or damaged, and goes on. ValueError naming the file when it is no video, cannot be decoded,
-    or has too few frames for the model's seeds.
+    or has too few frames for the model's context.
     """
     if not path.is_file():
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
@@ -74,11 +75,11 @@ def open_own_video(path: Path, scratch: Path, card: ModelCard, *, fps: int) -> O
         raise OSError(
             f"{path} cannot be decoded to {scratch}: {error.strerror}; TMPDIR may name another disk"
         ) from error
-    video = OwnVideo(source, resample(source.pts, source.tick, fps))
-    if len(video) < card.seeds:
+    video = OwnVideo(source, resample(source.pts, source.track.tick, fps))
+    if len(video) < card.context:
         raise ValueError(
             f"{path} is too short: its {len(source)} frames make {len(video)} at {fps} fps, and {card.model} needs "
-            f"{card.seeds} to predict from"
+            f"{card.context} to predict from"
         )
     for warning in _warnings(source, fps):
         print(f"{path}: {warning}", file=sys.stderr)
@@ -106,17 +107,19 @@ def _warnings(source: DecodedVideo, fps: int) -> Iterator[str]:
 def predict_video(net: Ladder, card: ModelCard, video: OwnVideo, *, frames: int) -> Iterator[tuple[int, Tensor]]:
     """Yields (number of the first frame predicted, predictions uint8 (K, 3, H, W)) in order, K ≤ frames.
 
-    The numbers start at card.seeds; the last predictions, `frames` of them, are of the frames beyond the end. Holds
-    one batch of seeds and predictions at a time, on the network's device.
+    The numbers start at card.context; the last predictions, `frames` of them, are of the frames beyond the end. Holds
+    one batch of contexts and predictions at a time, on the network's device.
     """
     device = next(net.parameters()).device
     net.eval()
-    starts = [*range(card.seeds, len(video), frames), len(video)]
+    starts = [*range(card.context, len(video), frames), len(video)]
     runs = max(1, BATCH // frames)
     for at in range(0, len(starts), runs):
         some = starts[at : at + runs]
-        seeds = torch.stack([video.frames(start - card.seeds, start) for start in some]).to(device) / 255
-        predictions, _ = predict(net, seeds, horizon=frames, clip_feedback=card.clip_feedback, feeding=card.feeding)
+        context = torch.stack([video.frames(start - card.context, start) for start in some]).to(device) / 255
+        predictions, _ = predict(
+            net, context, horizon=frames, clip_feedback=card.clip_feedback, off_by_one=card.off_by_one
+        )
         shown = (predictions.clamp(0, 1) * 255).round().byte().cpu()
         for start, prediction in zip(some, shown, strict=True):
             yield start, prediction if start == len(video) else prediction[: len(video) - start]
@@ -129,7 +132,7 @@ def write_videos(
 
     out: the video's frames, then `frames` predicted ones. side_by_side: for every frame, and those beyond the end, the
     true one, the predicted one and ERROR_GAIN times their absolute difference. A prediction has a yellow border, and
-    beyond the end, where there is no truth, a red one; the first seeds stand without border where predictions would.
+    beyond the end, where there is no truth, a red one; the first context stands without border where predictions would.
     In both a pixel is a square of `enlargement` pixels. Memory does not grow with the video's length.
     """
     scale = enlargement(card.height)
@@ -142,7 +145,7 @@ def write_videos(
     ):
 
         def add(true: Tensor | None, predicted: Tensor | None) -> None:
-            """A frame, uint8 (3, H, W) each; true None: beyond the end; predicted None: one of the first seeds."""
+            """A frame, uint8 (3, H, W) each; true None: beyond the end; predicted None: one of the first context."""
             for writer, image in (
                 (write, _image(predicted if true is None else true)),
                 (write_beside, _side_by_side(true, predicted)),
@@ -150,7 +153,7 @@ def write_videos(
                 writer(image.repeat(scale, 0).repeat(scale, 1))
             bar.update()
 
-        for true in video.frames(0, card.seeds):
+        for true in video.frames(0, card.context):
             add(true, None)
         for start, predictions in predict_video(net, card, video, frames=frames):
             truth = [None] * frames if start == len(video) else video.frames(start, start + len(predictions))

@@ -23,13 +23,13 @@ def top_k(scores: Tensor, labels: Tensor, k: int) -> float:
     return float((best == labels[:, None]).any(1).double().mean())
 
 
-def right(runs: Sequence[Tensor], labels: Tensor) -> np.ndarray:
-    """(V,): in which share of the runs the video's class was named."""
+def fraction_correct(runs: Sequence[Tensor], labels: Tensor) -> np.ndarray:
+    """(V,): in which share of the runs the video's class was predicted."""
     return torch.stack([(scores.argmax(1) == labels).double() for scores in runs]).mean(0).numpy()
 
 
 def chance(train: Tensor, videos: int, *, classes: int) -> Tensor:
-    """Scores (V, K) of always naming the classes that are most frequent among the training labels."""
+    """Scores (V, K) of always predicting the classes that are most frequent among the training labels."""
     return torch.bincount(train, minlength=classes).double().expand(videos, -1)
 
 
@@ -45,7 +45,7 @@ def interval(values: np.ndarray, groups: Sequence[Group], *, resamples: int) -> 
 def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
     """Means over the runs of top-1 and top-5; top-1's spread over them (sample deviation) and its interval."""
     top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
-    ends = interval(right(runs, labels), groups, resamples=resamples)
+    ends = interval(fraction_correct(runs, labels), groups, resamples=resamples)
     return {
         "top1": mean(top1),
         "top1_std": deviation(top1),
@@ -56,7 +56,7 @@ def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *
 
 def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> dict[str, dict]:
     """per_class: mean top-1 of the runs; mean_class: the mean of those, in which every class counts alike, however many
-    videos it has; confusion: {actual: {named: share of the class's videos}}, those above 0."""
+    videos it has; confusion: {actual: {predicted: share of the class's videos}}, those above 0."""
     counts = sum(
         torch.bincount(labels * scores.shape[1] + scores.argmax(1), minlength=scores.shape[1] ** 2).double()
         for scores in runs
@@ -75,7 +75,7 @@ def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -
 
 def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence[Group], *, resamples: int) -> dict[str, dict]:
     """{control: {top1, low, high}}: the probe's top-1 minus the control's, video by video. probe (V,) and the columns
-    of controls (V,): shares of runs that were right."""
+    of controls (V,): shares of runs that were correct."""
     found = {}
     for name in controls:
         difference = probe - controls[name].to_numpy()

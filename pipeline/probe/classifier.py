@@ -1,8 +1,8 @@
 """The probe's training: a small head on frozen features (report, section 5).
 
-Trained on the clips of the training groups; the epoch is chosen on the validation groups; the test list is read once,
-with the weights of that epoch. A video's score is the mean of its clips' probabilities, so every accuracy is at video
-level but the training one.
+It is trained on the clips of the training groups. The epoch is chosen on the validation groups, and the test list is
+scored once, with the weights of that epoch. A video's score is the mean of its clips' probabilities: every accuracy is
+of videos but the training one, which is of clips.
 
 Shapes: V videos, S clips in all, K classes.
 """
@@ -15,40 +15,39 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.device import pick_device
 from pipeline.probe.accuracy import top_k
 from pipeline.probe.heads import HeadConfig, Standardise, make_net
 from pipeline.probe.samples import Samples, Splits
-from pipeline.settings import Above, AtLeast, Between
+from pipeline.settings import Count, Natural, NotNegative, Part, Positive, section
 
 SCORED = 256  # clips at a time, where nothing is learned
 MOMENTUM = 0.9  # of SGD
-# Least deviation that a number is divided by, as a share of the median of all. A unit that hardly ever left its resting
-# value on the training clips would be blown up to weigh as much as the others, and another clip's, or another
+# The least deviation that a dimension is divided by, as a share of the median of all. A unit that hardly ever left its
+# resting value on the training clips would otherwise weigh as much as the others, and on another clip, or by another
 # processor's rounding, reach hundreds of deviations.
 FLOOR = 0.1
 
 
-@dataclass(frozen=True)
+@section
 class ProbeConfig:
     """Section `probe`."""
 
     head: HeadConfig
-    dropout: Annotated[float, Between(0, 0.9)]
+    dropout: Annotated[float, Field(ge=0, le=0.9)]
     standardize: bool  # features to mean 0 and deviation 1 of the training clips; less where it is below FLOOR
     optimizer: Literal["adam", "sgd"]
     schedule: Literal["constant", "cosine"]  # of the learning rate
-    lr: Annotated[float, Above(0)]
-    weight_decay: Annotated[float, AtLeast(0)]  # decoupled from Adam's gradients
-    batch: Annotated[int, AtLeast(2)]  # clips
-    epochs: Annotated[int, AtLeast(1)]
-    validate_every: Annotated[float, Above(0)]  # epochs, on `validation_share` of the validation videos: only a curve
-    validation_share: Annotated[float, Above(0), Between(0, 1)]
-    seeds: tuple[Annotated[int, AtLeast(0)], ...]  # one run each; accuracies are their mean
-    bootstrap: Annotated[int, AtLeast(1)]  # resamples of the groups, for 95 % intervals
-    device: Literal["auto", "cpu", "cuda"]
+    lr: Positive
+    weight_decay: NotNegative  # decoupled from Adam's gradients
+    batch: Annotated[int, Field(ge=2)]  # clips
+    epochs: Count
+    validate_every: Positive  # epochs, on `validation_share` of the validation videos: only a curve
+    validation_share: Part
+    seeds: tuple[Natural, ...]  # one run each; accuracies are their mean
+    bootstrap: Count  # resamples of the groups, for 95 % intervals
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -69,16 +68,15 @@ class ProbeRun:
     epoch: int
 
 
-def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int) -> ProbeRun:
+def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int, device: torch.device) -> ProbeRun:
     """Trains one head and scores the test videos with the weights of the epoch that is best on the validation groups
     (the earliest of equals by top-1, then by loss). ValueError with fewer than two training clips."""
-    device = pick_device(config.device, key="probe.device")
     train, validation, test = splits
     if len(train) < 2:
         raise ValueError(f"{len(train)} clip to train on; the probe needs at least 2: more videos, or features.clips")
     rng = np.random.default_rng(seed)
     share = max(1, round(config.validation_share * len(validation.videos)))
-    sample = validation.some(np.sort(rng.permutation(len(validation.videos))[:share]))
+    sample = validation.subset(np.sort(rng.permutation(len(validation.videos))[:share]))
     with torch.random.fork_rng():  # nn's initialisation and dropout draw from the global generators
         torch.manual_seed(seed)
         head = make_net(config.head, train.shape, classes, dropout=config.dropout)
@@ -100,14 +98,14 @@ def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int) -
                     samples.append(
                         {"epoch": step / count, "validation": top_k(_score(net, sample, device), sample.labels, 1)}
                     )
-            guess = _score(net, validation, device)
-            if not guess.isfinite().all():
+            scores = _score(net, validation, device)
+            if not scores.isfinite().all():
                 raise ValueError(f"probe.lr: {config.lr} makes the scores infinite in epoch {epoch}; lower it")
-            accuracy = top_k(guess, validation.labels, 1)
+            accuracy = top_k(scores, validation.labels, 1)
             curve.append({"epoch": epoch, "train": correct / len(train), "validation": accuracy})
-            standing = (accuracy, -float(F.nll_loss(guess.clamp(min=1e-12).log(), validation.labels)))
-            if standing > best:
-                best, weights, chosen = standing, copy.deepcopy(net.state_dict()), epoch
+            rank = (accuracy, -float(F.nll_loss(scores.clamp(min=1e-12).log(), validation.labels)))
+            if rank > best:
+                best, weights, chosen = rank, copy.deepcopy(net.state_dict()), epoch
         net.load_state_dict(weights)
     return ProbeRun(curve, samples, _score(net, test, device), chosen)
 
@@ -130,7 +128,7 @@ def _optimizer(
 def _step(
     net: nn.Module, optimizer: torch.optim.Optimizer, train: Samples, rows: np.ndarray, device: torch.device
 ) -> int:
-    """One step on the clips `rows`; how many of them were right."""
+    """One step on the clips `rows`; how many of them were classified correctly."""
     net.train()
     labels = train.labels[rows // train.clips].to(device)
     scores = net(train.take(rows).to(device))
@@ -154,12 +152,12 @@ def _score(net: nn.Module, samples: Samples, device: torch.device) -> Tensor:
 
 
 def _moments(samples: Samples) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each number, or of each token's channel, over all clips, in one pass; the deviation is at
-    least FLOOR of their median, and 1e-6 where nearly all are constant."""
+    """Mean and deviation of each dimension, or of each channel of the tokens, over all clips, in one pass; the
+    deviation is at least FLOOR of their median, and 1e-6 where nearly all are constant."""
     total, squares, count = 0, 0, 0
     parts = np.arange(len(samples))
     for rows in np.split(parts, range(SCORED, len(parts), SCORED)):
-        values = samples.take(rows).double().flatten(0, -2)  # (rows or tokens, numbers)
+        values = samples.take(rows).double().flatten(0, -2)  # (clips or tokens, dimensions)
         total, squares, count = total + values.sum(0), squares + values.square().sum(0), count + len(values)
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.probe.accuracy import Group, gains, right, summarise
+from pipeline.probe.accuracy import Group, fraction_correct, gains, summarise
 from pipeline.probe.classifier import ProbeConfig, ProbeRun, run_probe
 from pipeline.probe.samples import Splits, read_videos
 
@@ -42,17 +42,19 @@ def read_held_out(folder: Path) -> HeldOut:
     return HeldOut(test["video"].tolist(), groups, torch.from_numpy(test["label"].to_numpy(copy=True)), names)
 
 
-def run_seeds(config: ProbeConfig, features: Mapping[str, Splits], *, classes: int) -> dict[str, list[ProbeRun]]:
+def run_seeds(
+    config: ProbeConfig, features: Mapping[str, Splits], *, classes: int, device: torch.device
+) -> dict[str, list[ProbeRun]]:
     """A run of every seed on each of the named features."""
     return {
-        name: [run_probe(config, splits, classes=classes, seed=seed) for seed in config.seeds]
+        name: [run_probe(config, splits, classes=classes, seed=seed, device=device) for seed in config.seeds]
         for name, splits in features.items()
     }
 
 
-def right_by_video(scores: Mapping[str, Sequence[Tensor]], held_out: HeldOut) -> pd.DataFrame:
-    """A row a test video, a column a name: in which share of its runs the video's class was named."""
-    columns = {name: right(runs, held_out.labels) for name, runs in scores.items()}
+def correct_by_video(scores: Mapping[str, Sequence[Tensor]], held_out: HeldOut) -> pd.DataFrame:
+    """A row a test video, a column a name: in which share of its runs the video's class was predicted."""
+    columns = {name: fraction_correct(runs, held_out.labels) for name, runs in scores.items()}
     return pd.DataFrame(columns, index=pd.Index(held_out.videos, name="video"))
 
 
@@ -69,9 +71,9 @@ def compare(
     scores: Mapping[str, Sequence[Tensor]], held_out: HeldOut, *, resamples: int, others: pd.DataFrame | None = None
 ) -> dict[str, dict]:
     """probe: the summary of PROBE; controls: of every other name; gain: PROBE over each of them, and over each column
-    of `others`, which are further controls' right_by_video."""
+    of `others`, which are further controls' correct_by_video."""
     controls = summaries(scores, held_out, resamples=resamples)
-    correct = right_by_video(scores, held_out)
+    correct = correct_by_video(scores, held_out)
     probe = correct.pop(PROBE).to_numpy()
     if others is not None:
         correct = correct.join(others)

@@ -1,28 +1,28 @@
 """What is trained on frozen features: the report's MLP or a linear layer, after an attentive pooler for tokens.
 
-Shapes: B samples, F numbers of a feature vector, N tokens of C numbers, D width of the pooler, K classes.
+Shapes: B samples, F dimensions of a feature vector, N tokens of C channels, D width of the pooler, K classes.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.settings import AtLeast, MultipleOf
+from pipeline.settings import Count, section
 
 HEADS = 4  # of the pooler's attention
 
 
-@dataclass(frozen=True)
+@section
 class HeadConfig:
     """Section `probe.head`."""
 
     kind: Literal["mlp", "linear"]
-    hidden: Annotated[int, AtLeast(1)]  # of the mlp; 2000 in the report
+    hidden: Count  # of the mlp; 2000 in the report
     batch_norm: bool  # of the mlp
-    attentive_width: Annotated[int, MultipleOf(HEADS)]  # of the pooler, which comes before the head for tokens
+    attentive_width: Annotated[int, Field(gt=0, multiple_of=HEADS)]  # of the pooler before the head, for tokens
 
 
 class Standardise(nn.Module):
@@ -38,11 +38,11 @@ class Standardise(nn.Module):
 
 
 class AttentivePooler(nn.Module):
-    """Tokens (B, N, C) -> (B, D): one learned query looks at all of them and takes what it wants.
+    """Tokens (B, N, C) -> (B, D): one learned query attends to all of them.
 
     As the attentive probe of Bardes et al., "Revisiting Feature Prediction for Learning Visual Representations from
-    Video" (V-JEPA, 2024), section 4, but for tokens that no transformer made: each first learns where it is, and goes
-    through an MLP of its own, so that what it says may depend on its place.
+    Video" (V-JEPA, 2024), section 4, but for tokens that no transformer made: each first gets a learned position and
+    passes through a small MLP, so that its key and its value may depend on its place.
     """
 
     def __init__(self, tokens: int, channels: int, width: int, *, dropout: float):

@@ -9,15 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-CONDITIONS = ("trained", "untrained", "still", "shuffled")  # features.py's; reading shall not make them again
+# Those of features/states.py, which is not imported for them: the probe would depend on all that it needs.
+CONDITIONS = ("trained", "untrained", "still", "shuffled")
 CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
 PARTS = {"combined": ("deepest", "subsample")}  # choices that join others
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The clips of one split. parts: the files, (all clips, …) each, joined along the last axis; columns of it that
-    are used; videos: numbers of the videos (V,), labels (V,) int64; clips: of each video."""
+    """The clips of one split. parts: the files, (all clips, …) each, joined along the last axis; columns: those of it
+    that are used; videos: their numbers (V,); labels: theirs, (V,) int64; clips: how many each video has."""
 
     parts: tuple[np.ndarray, ...]
     columns: slice
@@ -30,7 +31,7 @@ class Samples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sample: (numbers,) or (tokens, channels)."""
+        """Of a sample: (dimensions,) or (tokens, channels)."""
         return tuple(self.take(np.zeros(1, int)).shape[1:])
 
     def take(self, samples: np.ndarray) -> Tensor:
@@ -39,8 +40,8 @@ class Samples:
         parts = [torch.from_numpy(part[rows][..., self.columns]).float() for part in self.parts]
         return torch.cat(parts, -1)
 
-    def some(self, chosen: np.ndarray) -> "Samples":
-        """Those of the videos numbered so within the split."""
+    def subset(self, chosen: np.ndarray) -> "Samples":
+        """The samples of the videos with these numbers within the split."""
         return Samples(self.parts, self.columns, self.videos[chosen], self.labels[chosen], self.clips)
 
 

@@ -1,111 +1,110 @@
 """Section `train.<model>` of the parameters."""
 
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Annotated, Literal
 
-from pipeline.clips.clips import ClipsConfig
-from pipeline.nets.rollout import Feeding
-from pipeline.settings import Above, AtLeast, Below, Between, MultipleOf
-from pipeline.training.hardware import HardwareConfig
-from pipeline.training.losses import LossConfig
+from pydantic import Field
+
+from pipeline.clips.clips import Augmentation, ClipsConfig
+from pipeline.hardware import HardwareConfig
+from pipeline.settings import Count, Natural, NotNegative, Pixels, Positive, Rate, Share, section
+from pipeline.training.losses import LOSSES
 from pipeline.training.model_card import ModelCard
 
 
-@dataclass(frozen=True)
+@section
 class Phase:
     """One phase of the curriculum."""
 
-    fps: Literal[25, 15, 10]
-    epochs: Annotated[int, AtLeast(1)]
+    fps: Rate
+    epochs: Count
 
 
-@dataclass(frozen=True)
+@section
 class OptimizerConfig:
     """The rate rises linearly over warmup_steps, is held, and falls to zero along a cosine in the last phase."""
 
     kind: Literal["adamw", "adam", "adagrad", "sgd"]  # sgd with Nesterov's momentum of 0.9
-    lr: Annotated[float, Above(0)]
-    weight_decay: Annotated[float, AtLeast(0)]
-    warmup_steps: Annotated[int, AtLeast(0)]
-    clip_norm: Annotated[float, AtLeast(0)]  # the gradient's norm is cut to this; 0: off
-    ema: Annotated[float, AtLeast(0), Below(1)]  # decay of the weights' running mean, which is what is kept; 0: off
+    lr: Positive
+    weight_decay: NotNegative
+    warmup_steps: Natural
+    clip_norm: NotNegative  # the gradient's norm is cut to this; 0: off
+    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the weights' running mean, which is what is kept; 0: off
 
 
-@dataclass(frozen=True)
+@section
 class SamplingConfig:
-    """Reverse scheduled sampling (Wang et al., "PredRNN" 2022, section 3.4), drawn a clip and frame: the shares at the
-    first step, which fall linearly to none over `steps` steps of the run."""
+    """Reverse scheduled sampling (Wang et al., "PredRNN" 2022, section 3.4), drawn for every clip and frame: the shares
+    at the first step, which fall linearly to zero over `steps` steps of the run. What is zero may be left out."""
 
-    own_seeds: Annotated[float, Between(0, 1)]  # of the seeds but the first: the network is fed its own prediction
-    true_frames: Annotated[float, Between(0, 1)]  # of the predictions: the network is fed the true frame instead
-    steps: Annotated[int, AtLeast(0)]
+    context_predicted: Share = 0.0  # of the context but its first frame: the network is fed its own prediction
+    horizon_true: Share = 0.0  # of the horizon: the network is fed the true frame in place of its prediction
+    steps: Natural = 0
 
     def __post_init__(self) -> None:
-        if not self.steps and (self.own_seeds or self.true_frames):
-            raise ValueError("own_seeds and true_frames above 0 need steps above 0, over which they fall")
+        if not self.steps and (self.context_predicted or self.horizon_true):
+            raise ValueError("context_predicted and horizon_true above 0 need steps above 0, over which they fall")
 
 
-@dataclass(frozen=True)
+@section
 class EarlyStopping:
     """patience: epochs of a phase without a better validation loss after which the phase ends; 0: never."""
 
-    patience: Annotated[int, AtLeast(0)]
-    validation_clips: Annotated[int, AtLeast(1)]  # at most so many clips of the validation groups
+    patience: Natural
+    validation_clips: Count  # at most so many clips of the validation groups
 
 
-@dataclass(frozen=True)
+@section
 class TrainConfig:
     """Section `train.<model>`."""
 
-    seed: Annotated[int, Between(0, 2**32 - 1)]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     net: dict  # the variant's own Config
-    height: Annotated[int, MultipleOf(32)]  # of the frames; at most decode's
-    width: Annotated[int, MultipleOf(32)]
+    height: Pixels  # of the frames; at most decode's
+    width: Pixels
     encoder: str  # imagenet, random, or the path of a ResNet-18 state dict
-    seeds: Annotated[int, AtLeast(1)]  # frames in
-    horizon: Annotated[int, AtLeast(1)]  # frames predicted
-    feeding: Feeding
+    context: Count  # frames in
+    horizon: Count  # frames predicted
+    off_by_one: bool  # score every prediction against the frame before its own, as the report's code did
     clip_feedback: bool  # clip predictions to [0, 1] before they are fed back
-    observed_loss: Annotated[
-        float, AtLeast(0)
-    ]  # weight of the predictions of seeds, beside 1 for the frames after them
+    context_loss: NotNegative  # weight of the predictions of context frames, beside 1 for the frames after them
     sampling: SamplingConfig
     clips: ClipsConfig
+    augmentation: Augmentation
     curriculum: tuple[Phase, ...]
-    batch: Annotated[int, AtLeast(1)]  # clips a step, over all devices together
-    loss: LossConfig
+    batch: Count  # clips a step, over all devices together
+    loss: dict[str, NotNegative]  # weights by name (losses.LOSSES); what is zero may be left out
     optimizer: OptimizerConfig
     early_stopping: EarlyStopping
-    hardware: HardwareConfig
-    checkpoint_minutes: Annotated[float, Above(0)]
-    wandb: Literal["disabled", "offline", "online"]
 
-    def card(self, model: str, encoder: dict, *, held_back: str) -> ModelCard:
+    def card(self, model: str, encoder: dict, *, test_digest: str) -> ModelCard:
         """What the model file of this run says; see ModelCard."""
-        return ModelCard(
-            model,
-            self.net,
-            self.height,
-            self.width,
-            self.seeds,
-            self.horizon,
-            self.feeding,
-            self.clip_feedback,
-            self.loss,
-            encoder,
-            held_back,
-        )
+        own = {field.name for field in fields(self)} & {field.name for field in fields(ModelCard)} - {"encoder"}
+        shared = {name: getattr(self, name) for name in own}
+        return ModelCard(model=model, encoder=encoder, test_digest=test_digest, **shared)
 
     def __post_init__(self) -> None:
         if not self.curriculum:
             raise ValueError("curriculum is empty; it needs at least one phase {fps, epochs}")
-        if self.feeding == "second_output" and (self.observed_loss or self.sampling.steps):
-            raise ValueError("feeding second_output goes with observed_loss 0 and sampling.steps 0 alone")
-        if self.seeds == 1 and (self.observed_loss or self.sampling.own_seeds):
-            # The first seed is always fed, and nothing predicts it.
-            raise ValueError("seeds 1 goes with observed_loss 0 and sampling.own_seeds 0 alone")
-        if self.hardware.ranks > 1 and self.seeds + self.horizon < 3:
-            # A single step starts from the zero state, and the weights over the state would get no gradient.
-            raise ValueError("seeds and horizon are 1 frame each; hardware.devices and nodes above 1 need one more")
-        if self.batch < self.hardware.ranks:
-            raise ValueError(f"batch {self.batch} is smaller than hardware.devices × nodes, {self.hardware.ranks}")
+        if unknown := [name for name in self.loss if name not in LOSSES]:
+            raise ValueError(f"loss.{unknown[0]} is not a loss; allowed: {', '.join(LOSSES)}")
+        if sum(self.loss.values()) <= 0:
+            raise ValueError(f"loss: all weights are zero; one of {', '.join(LOSSES)} must be above 0")
+        if self.off_by_one and (self.context_loss or self.sampling.steps):
+            raise ValueError("off_by_one goes with context_loss 0 and sampling.steps 0 alone")
+        if self.context == 1 and (self.context_loss or self.sampling.context_predicted):
+            # The first frame is always fed, and nothing predicts it.
+            raise ValueError("context 1 goes with context_loss 0 and sampling.context_predicted 0 alone")
+
+
+def check_ranks(config: TrainConfig, hardware: HardwareConfig, *, model: str) -> None:
+    """ValueError unless each of the processes that train together has something to do."""
+    if hardware.ranks > 1 and config.context + config.horizon < 3:
+        # A single step starts from the zero state, and the weights over the state would get no gradient.
+        raise ValueError(
+            f"train.{model}: context and horizon are 1 frame each; hardware.devices and nodes above 1 need one more"
+        )
+    if config.batch < hardware.ranks:
+        raise ValueError(
+            f"train.{model}.batch: {config.batch} is smaller than hardware.devices × nodes, {hardware.ranks}"
+        )

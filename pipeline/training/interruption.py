@@ -1,7 +1,5 @@
 """One process at a time in a run folder, and signals that wait for the end of a step."""
 
-import ctypes
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass
@@ -33,14 +29,6 @@ def only_one(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def stop_with_parent(parent: int) -> None:
-    """Asks the system for a SIGTERM when this process's parent (its number) dies, or has died already: killed itself,
-    it could not pass on the signal, and its children would train on. Linux only."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from pipeline.nets.ladder import LEVELS, Ladder, States
-from pipeline.nets.rollout import Feeding, predict
+from pipeline.nets.rollout import predict
 
 
 def make_loggers(run: Path, *, name: str, wandb: Literal["disabled", "offline", "online"]) -> list[Logger]:
@@ -28,7 +28,7 @@ def make_loggers(run: Path, *, name: str, wandb: Literal["disabled", "offline", 
         try:
             _ = logger.experiment  # logs in
         except WandbError as error:
-            problem = f"train.{name}.wandb: {wandb}: {error}"
+            problem = f"hardware.wandb: {wandb}: {error}"
             raise ValueError(f"{problem}; set it to offline, or run: wandb login") from error
         loggers.append(logger)
     return loggers
@@ -45,13 +45,15 @@ def show(loggers: Sequence[Logger], pictures: Mapping[str, Tensor], step: int) -
 
 
 @torch.no_grad()
-def draw(net: Ladder, clips: Tensor, *, seeds: int, clip_feedback: bool, feeding: Feeding) -> dict[str, Tensor]:
+def draw(net: Ladder, clips: Tensor, *, context: int, clip_feedback: bool, off_by_one: bool) -> dict[str, Tensor]:
     """Pictures (3, H, W) of the network as it is: its predictions, and `filters` for the first clip. clips
-    (N, T, 3, H, W), seeds and targets."""
+    (N, T, 3, H, W), context and targets."""
     training = net.training
     net.eval()
-    horizon = clips.shape[1] - seeds
-    predictions, _ = predict(net, clips[:, :seeds], horizon=horizon, clip_feedback=clip_feedback, feeding=feeding)
+    horizon = clips.shape[1] - context
+    predictions, _ = predict(
+        net, clips[:, :context], horizon=horizon, clip_feedback=clip_feedback, off_by_one=off_by_one
+    )
     watched = []
     states = None
     for frame in clips[:1].unbind(1):
@@ -59,15 +61,15 @@ def draw(net: Ladder, clips: Tensor, *, seeds: int, clip_feedback: bool, feeding
         watched.append(states)
     net.train(training)
     return {
-        "predictions": prediction_picture(clips, predictions.float(), seeds=seeds),
+        "predictions": prediction_picture(clips, predictions.float(), context=context),
         "filters": filter_picture(clips[0], watched),
     }
 
 
-def prediction_picture(clips: Tensor, predictions: Tensor, *, seeds: int) -> Tensor:
-    """Two rows a clip: seeds and targets; under each target its prediction. clips (N, T, 3, H, W), predictions
-    (N, T − seeds, 3, H, W)."""
-    blank = torch.ones_like(clips[:, :seeds])
+def prediction_picture(clips: Tensor, predictions: Tensor, *, context: int) -> Tensor:
+    """Two rows a clip: context and targets; under each target its prediction. clips (N, T, 3, H, W), predictions
+    (N, T − context, 3, H, W)."""
+    blank = torch.ones_like(clips[:, :context])
     rows = torch.stack([clips, torch.cat([blank, predictions.clamp(0, 1)], 1)], 1)  # (N, 2, T, 3, H, W)
     return make_grid(rows.flatten(0, 2), nrow=clips.shape[1], padding=2, pad_value=1).cpu()
 
@@ -77,7 +79,7 @@ def filter_picture(frames: Tensor, watched: Sequence[States]) -> Tensor:
     channel of each ConvGRU of C1 … C4, its states −1 … 1 as black … white, at the frames' size."""
     size = frames.shape[-2:]
     rows = [frames]
-    for level in range(LEVELS):
+    for level in LEVELS:
         for kernel in range(len(watched[0][level])):
             maps = torch.cat([states[level][kernel][:, :1] for states in watched]).float()  # (T, 1, H, W)
             rows.append((F.interpolate(maps, size, mode="nearest") / 2 + 0.5).expand(-1, 3, -1, -1))

@@ -13,7 +13,6 @@ Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 import math
 import shutil
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,26 +24,17 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.clips.clips import (
-    Clips,
-    ClipsConfig,
-    EpochOrder,
-    as_images,
-    decode_jpegs,
-    load,
-    load_encoded,
-    take_fraction,
-    vary_pixels,
-)
+from pipeline.clips.batches import EpochOrder, as_images, batches, vary_pixels
+from pipeline.clips.clips import Clips, take_fraction
 from pipeline.clips.shards import open_videos
+from pipeline.hardware import HardwareConfig
 from pipeline.nets.ladder import Ladder
-from pipeline.training.checkpoint import fingerprint, load_state, save_state
+from pipeline.training.checkpoint import STATE, Checkpoints, fingerprint
 from pipeline.training.config import TrainConfig
 from pipeline.training.interruption import Stop, only_one, stop_requests
 from pipeline.training.logs import draw, show
-from pipeline.training.step import Readings, Step, learning_rate, own_frames, trained_weights
+from pipeline.training.step import DelayedMetrics, Step, learning_rate, sampling_mask, trained_weights
 
-STATE = "state.pt"  # in the run folder; the caller deletes it once the result is written
 PICTURED = 4  # validation clips
 CURVE_POINTS = 100  # rows of the training curve a phase, however long it is
 
@@ -69,7 +59,14 @@ class Progress:
 
 
 def train(
-    fabric: Fabric, net: Ladder, config: TrainConfig, shards: Mapping[int, Path], *, name: str, run: Path
+    fabric: Fabric,
+    net: Ladder,
+    config: TrainConfig,
+    hardware: HardwareConfig,
+    shards: Mapping[int, Path],
+    *,
+    name: str,
+    run: Path,
 ) -> tuple[Progress, list[Weights]]:
     """Trains `net` in place and returns the record of the run, the same on every rank, and the weights that scored best
     in each phase; the last are those of `net`.
@@ -81,9 +78,9 @@ def train(
     saved, after SIGTERM or SIGINT.
     """
     with only_one(run / "lock") if fabric.is_global_zero else nullcontext(), stop_requests() as stop:
-        training = _Training(fabric, net, config, shards, name=name, run=run, stop=stop)
+        training = _Training(fabric, net, config, hardware, shards, name=name, run=run, stop=stop)
         training.resume()
-        with training.bar, training.fitting():
+        with training.bar, training.explain_oom():
             while training.progress.phase < len(config.curriculum):
                 training.epoch()
         net.load_state_dict(training.best, strict=False)
@@ -101,37 +98,38 @@ class _Training:
         fabric: Fabric,
         net: Ladder,
         config: TrainConfig,
+        hardware: HardwareConfig,
         shards: Mapping[int, Path],
         *,
         name: str,
         run: Path,
         stop: Stop,
     ):
-        self.fabric, self.net, self.config, self.name, self.run, self.stop = fabric, net, config, name, run, stop
+        self.fabric, self.net, self.config, self.hardware = fabric, net, config, hardware
+        self.name, self.run = name, run
         self.clips = [phase_clips(config, shards[phase.fps]) for phase in config.curriculum]
         self.steps = [  # of each phase, if it is not stopped early
             len(self.order(clips)) * phase.epochs
             for (clips, _), phase in zip(self.clips, config.curriculum, strict=True)
         ]
-        for clips, held_back in self.clips:  # what would fail in the middle of a run fails now
-            self.order(held_back, shuffle=False)
+        for clips, validation in self.clips:  # what would fail in the middle of a run fails now
+            self.order(validation, shuffle=False)
             as_images(clips[0], height=config.height, width=config.width)
-        self.step = Step(fabric, net, config)
-        self.readings = Readings(fabric.device)
+        self.step = Step(fabric, net, config, compile=hardware.compile)
+        self.delayed = DelayedMetrics(fabric.device)
         self.progress = Progress()
         self.best: Weights | None = None  # those that scored best in this phase
         self.phases: list[Weights] = []  # the same of the phases before
-        self.saving = self.stopping = self.kept_state = False
-        beginnings = reversed(range(1, len(self.clips)))
-        self.marks = {STATE: self.mark()} | {f"phase_{count}.pt": self.mark(count) for count in beginnings}
-        self.saved_at = time.monotonic()
+        longest_first = reversed(range(1, len(self.clips)))
+        fingerprints = {STATE: self.fingerprint()} | {f"phase_{n}.pt": self.fingerprint(n) for n in longest_first}
+        self.checkpoints = Checkpoints(fabric, run, fingerprints, minutes=hardware.checkpoint_minutes, stop=stop)
 
     # --- one epoch of the current phase ---
 
     def epoch(self) -> None:
         """Trains from progress.batch on, validates, and closes the phase if it is over."""
         config, progress = self.config, self.progress
-        phase, (clips, held_back) = config.curriculum[progress.phase], self.clips[progress.phase]
+        phase, (clips, validation) = config.curriculum[progress.phase], self.clips[progress.phase]
         last = progress.phase == len(config.curriculum) - 1
         decay = {"decay_from": progress.phase_start, "total": progress.phase_start + self.steps[-1]} if last else {}
         number = sum(earlier.epochs for earlier in config.curriculum[: progress.phase]) + progress.epoch
@@ -140,29 +138,29 @@ class _Training:
             f"epoch {progress.epoch + 1}/{phase.epochs}"
         )
         if progress.step == 0 and progress.batch == 0:
-            self.draw(held_back)
+            self.draw(validation)
         order = self.order(clips, seed=config.seed, epoch=number, first=progress.batch)
-        varied = varied_batches(clips, order, config, self.fabric.device, epoch=number)
+        varied = varied_batches(clips, order, config, self.hardware, self.fabric.device, epoch=number)
         for batch, indices, clips_of_all in zip(varied, order.batches, order.sizes, strict=True):
-            own = own_frames(config, progress.step, indices, epoch=number)
-            if own is not None:
-                own = torch.from_numpy(own).to(self.fabric.device, non_blocking=True)
+            mask = sampling_mask(config, progress.step, indices, epoch=number)
+            if mask is not None:
+                mask = torch.from_numpy(mask).to(self.fabric.device, non_blocking=True)
             lr = learning_rate(config.optimizer, progress.step, **decay)
-            values = self.step(batch, lr=lr, clips_of_all=clips_of_all, own=own)
+            values = self.step(batch, lr=lr, clips_of_all=clips_of_all, mask=mask)
             progress.step += 1
             progress.batch += 1
-            self.readings.add((progress.step, lr), self.over_ranks(values))
+            self.delayed.add((progress.step, lr), self.over_ranks(values))
             self.read()
             self.save_if_due()
         self.read(everything=True)
 
-        loss = self.validate(held_back)
+        loss = self.validate(validation)
         progress.validation.append({"step": progress.step, "epoch": number, "fps": phase.fps, "loss": loss})
         self.fabric.log_dict({"validation/loss": loss}, progress.step)
-        self.draw(held_back)
+        self.draw(validation)
         if loss < progress.best_loss:
             progress.best_loss, progress.stale_epochs = loss, 0
-            self.best = {key: value.to("cpu", copy=True) for key, value in trained_weights(self.step.kept).items()}
+            self.best = {key: value.to("cpu", copy=True) for key, value in trained_weights(self.step.eval_net).items()}
         else:
             progress.stale_epochs += 1
         progress.epoch += 1
@@ -184,31 +182,31 @@ class _Training:
             self.save(f"phase_{progress.phase}.pt")
         self.save(STATE)
 
-    def validate(self, held_back: Clips) -> float:
+    def validate(self, validation: Clips) -> float:
         """The mean loss over the validation clips."""
         total = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)  # sum, clips
-        order = self.order(held_back, shuffle=False)
-        for batch in batches(held_back, order, self.config.clips, self.fabric.device):
+        order = self.order(validation, shuffle=False)
+        for batch in batches(validation, order, self.hardware, self.fabric.device):
             losses = self.step.evaluate(batch)
             total += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
-            self.take_wishes(*self.over_ranks(total.new_zeros(0)).tolist())
+            self.checkpoints.raise_flags(*self.over_ranks(total.new_zeros(0)).tolist())
             self.save_if_due()
         total = self.fabric.all_reduce(total, reduce_op="sum")
         loss = float(total[0] / total[1])
         if not math.isfinite(loss):
-            raise FloatingPointError(f"validation loss {loss} after step {self.progress.step}; {self.kept()}")
+            raise FloatingPointError(f"validation loss {loss} after step {self.progress.step}; {self.checkpoints}")
         return loss
 
-    def draw(self, held_back: Clips) -> None:
+    def draw(self, validation: Clips) -> None:
         """Pictures of the first validation clips, for the loggers."""
         if not (self.fabric.loggers and self.fabric.is_global_zero):
             return
         config = self.config
-        clips = torch.stack([held_back[i] for i in range(min(PICTURED, len(held_back)))]).to(self.fabric.device)
+        clips = torch.stack([validation[i] for i in range(min(PICTURED, len(validation)))]).to(self.fabric.device)
         images = as_images(clips, height=config.height, width=config.width)
         with self.fabric.autocast():
-            options = {"clip_feedback": config.clip_feedback, "feeding": config.feeding}
-            pictures = draw(self.step.kept, images, seeds=config.seeds, **options)
+            options = {"clip_feedback": config.clip_feedback, "off_by_one": config.off_by_one}
+            pictures = draw(self.step.eval_net, images, context=config.context, **options)
         show(self.fabric.loggers, pictures, self.progress.step)
 
     def order(self, clips: Clips, **choices: Any) -> EpochOrder:
@@ -219,11 +217,10 @@ class _Training:
     # --- numbers ---
 
     def over_ranks(self, values: Tensor) -> Tensor:
-        """(n,) on each rank -> (n + 2,): their mean, and two wishes, above zero if a rank is asked to stop or if it is
-        time to save. Shared, so that all ranks act on them after the same step."""
-        due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
-        wishes = (values.new_full((1,), float(wish)) for wish in (bool(self.stop.signals), due))
-        joined = torch.cat([values, *wishes])
+        """(n,) on each rank -> (n + 2,): their mean, and the stop and save flags, above zero if a rank is asked to stop
+        or if it is time to save. Shared, so that all ranks act on them after the same step."""
+        flags = (values.new_full((1,), flag) for flag in self.checkpoints.flags())  # made there: nothing to wait for
+        joined = torch.cat([values, *flags])
         if self.fabric.world_size > 1:  # not by Fabric, whose barrier would wait for the GPU
             torch.distributed.all_reduce(joined)
             joined /= self.fabric.world_size
@@ -232,24 +229,20 @@ class _Training:
     def read(self, *, everything: bool = False) -> None:
         """Takes up the numbers of finished steps."""
         progress = self.progress
-        for (step, lr), (loss, norm, *wishes) in self.readings.due(everything=everything):
+        for (step, lr), (loss, norm, *flags) in self.delayed.due(everything=everything):
             if not math.isfinite(loss + norm):
                 phase = self.config.curriculum[progress.phase]
                 raise FloatingPointError(
                     f"loss {loss}, gradient norm {norm} at step {step - 1}, "
                     f"phase {progress.phase + 1}/{len(self.clips)} ({phase.fps} fps); "
-                    f"a smaller train.{self.name}.optimizer.lr may help; {self.kept()}"
+                    f"a smaller train.{self.name}.optimizer.lr may help; {self.checkpoints}"
                 )
             progress.pending.append(loss)
             self.bar.update()
             self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if len(progress.pending) >= math.ceil(self.steps[progress.phase] / CURVE_POINTS):
                 self.add_to_curve(step, lr)
-            self.take_wishes(*wishes)
-
-    def take_wishes(self, stop: float, save: float) -> None:
-        self.stopping |= stop > 0
-        self.saving |= save > 0
+            self.checkpoints.raise_flags(*flags)
 
     def add_to_curve(self, step: int, lr: float) -> None:
         """A row of the curve from the losses since the last one."""
@@ -265,16 +258,9 @@ class _Training:
 
     # --- state ---
 
-    def mark(self, phases: int | None = None) -> str:
-        """Fingerprint of the whole run, or of its first so many phases. What cannot change a number is left out."""
-        config = self.config
-        settings = replace(
-            config,
-            curriculum=config.curriculum[:phases],
-            clips=replace(config.clips, workers=0),
-            checkpoint_minutes=1,
-            wandb="disabled",
-        )
+    def fingerprint(self, phases: int | None = None) -> str:
+        """Of the whole run, or of its first so many phases."""
+        settings = replace(self.config, curriculum=self.config.curriculum[:phases])
         whole = phases is None  # then the last phase's learning rate falls
         chosen = (self.fabric.device.type, self.fabric.strategy.precision.precision, self.step.compiled)  # by `auto`
         data = [clips for pair in self.clips[:phases] for clips in pair]
@@ -282,17 +268,10 @@ class _Training:
 
     def resume(self) -> None:
         """Takes up the run's own state, or the longest beginning that it shares with an earlier one."""
-        found = None
-        for name, mark in self.marks.items():
-            path = self.run / name
-            if found := load_state(path, mark):
-                self.progress, self.best, self.phases = Progress(**found["progress"]), found["best"], found["phases"]
-                self.step.load_state_dict(found["step"])
-                self.fabric.print(f"continuing at step {self.progress.step} from {path}")
-                break
-            if name == STATE and path.exists():
-                self.fabric.print(f"{path}: params, data or code have changed since it was saved; it is not used")
-        if self.fabric.is_global_zero and not (found and name == STATE):
+        if found := self.checkpoints.load():
+            self.progress, self.best, self.phases = Progress(**found["progress"]), found["best"], found["phases"]
+            self.step.load_state_dict(found["step"])
+        if self.fabric.is_global_zero and not self.checkpoints.has_state:
             shutil.rmtree(self.run / "tensorboard", ignore_errors=True)  # of another run, or of later phases
             for row in self.progress.curve:
                 self.log(row)
@@ -301,7 +280,6 @@ class _Training:
         steps = self.fabric.all_gather(torch.tensor(self.progress.step)).flatten().tolist()
         if len(set(steps)) > 1:
             raise RuntimeError(f"{self.run}: the ranks found states of steps {steps}; all must see the same folder")
-        self.kept_state = bool(found and name == STATE)
         self.bar = tqdm(
             desc=self.name,
             total=sum(self.steps),
@@ -313,28 +291,22 @@ class _Training:
 
     def save(self, name: str) -> None:
         self.read(everything=True)
-        if self.fabric.is_global_zero:
-            record = {"progress": asdict(self.progress), "best": self.best, "phases": self.phases}
-            save_state(self.run / name, {"fingerprint": self.marks[name], "step": self.step.state_dict(), **record})
-        self.saved_at, self.saving, self.kept_state = time.monotonic(), False, True
+        record = {"progress": asdict(self.progress), "best": self.best, "phases": self.phases}
+        self.checkpoints.save(name, {"step": self.step.state_dict(), **record})
 
     def save_if_due(self) -> None:
         """By the clock; and when the run is asked to stop, which then ends it."""
-        if self.saving or self.stopping:
+        checkpoints = self.checkpoints
+        if checkpoints.save_flag or checkpoints.stop_flag:
             self.save(STATE)
-        if self.stopping:
+        if checkpoints.stop_flag:
             state = self.run / STATE
             self.fabric.print(f"\nstopped at step {self.progress.step}, saved in {state}; start it again to continue")
             self.fabric.barrier()  # no rank ends before the state is saved
-            raise SystemExit(128 + (self.stop.signals or [signal.SIGTERM])[0])
-
-    def kept(self) -> str:
-        return (
-            f"the last good state is kept in {self.run / STATE}" if self.kept_state else "no state had been saved yet"
-        )
+            raise SystemExit(128 + (checkpoints.stop.signals or [signal.SIGTERM])[0])
 
     @contextmanager
-    def fitting(self) -> Iterator[None]:
+    def explain_oom(self) -> Iterator[None]:
         """An error of its own for a batch that the GPU has no room for."""
         try:
             yield
@@ -343,39 +315,37 @@ class _Training:
             smaller = max(self.fabric.world_size, config.batch // 2)
             advice = f"set it to {smaller}, or lower" if smaller < config.batch else "lower"
             raise RuntimeError(
-                f"train.{self.name}.batch: {config.batch} clips of {config.seeds + config.horizon} frames of "
+                f"train.{self.name}.batch: {config.batch} clips of {config.context + config.horizon} frames of "
                 f"{config.height}×{config.width} do not fit in the memory of {self.fabric.device}; {advice} "
-                f"train.{self.name}.height and width; {self.kept()}. "
+                f"train.{self.name}.height and width; {self.checkpoints}. "
                 f"({str(error).splitlines()[0]})"
             ) from error
 
 
 def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
     """Clips to train on and clips of the validation groups, at one rate."""
-    length, step = config.seeds + config.horizon, config.clips.step
+    length, spacing = config.context + config.horizon, config.clips.spacing
     videos = take_fraction(open_videos(folder, "train"), config.clips.fraction, seed=config.seed)
-    clips = Clips(videos, length=length, step=step, at_most=config.clips.overfit, seed=config.seed)
+    clips = Clips(videos, length=length, spacing=spacing, at_most=config.clips.overfit, seed=config.seed)
     if config.clips.overfit:
         return clips, clips
     limit = config.early_stopping.validation_clips
-    return clips, Clips(open_videos(folder, "validation"), length=length, step=step, at_most=limit, seed=config.seed)
+    return clips, Clips(
+        open_videos(folder, "validation"), length=length, spacing=spacing, at_most=limit, seed=config.seed
+    )
 
 
 def varied_batches(
-    clips: Clips, order: EpochOrder, config: TrainConfig, device: torch.device, *, epoch: int
+    clips: Clips,
+    order: EpochOrder,
+    config: TrainConfig,
+    hardware: HardwareConfig,
+    device: torch.device,
+    *,
+    epoch: int,
 ) -> Iterator[Tensor]:
     """Batches to train on: `batches` of the clips as this epoch varies them."""
     drawn = {"seed": config.seed, "epoch": epoch}
-    loaded = batches(clips.varied(config.clips, **drawn), order, config.clips, device)
+    loaded = batches(clips.varied(config.augmentation, **drawn), order, hardware, device)
     for batch, indices in zip(loaded, order.batches, strict=True):
-        yield vary_pixels(batch, indices, config.clips, **drawn)
-
-
-def batches(clips: Clips, order: EpochOrder, config: ClipsConfig, device: torch.device) -> Iterator[Tensor]:
-    """Batches uint8 (B, T, 3, H, W) on the device; the caller need not wait until they are there."""
-    if config.jpeg_decoder == "device":
-        for jpegs, count in load_encoded(clips, order, workers=config.workers):
-            yield decode_jpegs(jpegs, device).unflatten(0, (count, -1))
-    else:
-        for batch in load(clips, order, workers=config.workers, pin_memory=device.type == "cuda"):
-            yield batch.to(device, non_blocking=True)
+        yield vary_pixels(batch, indices, config.augmentation, **drawn)

@@ -2,24 +2,22 @@
 
 from dataclasses import dataclass
 
-from pipeline.nets.rollout import Feeding
-from pipeline.training.losses import LossConfig
-
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model file says of itself. model: the variant, a module of pipeline.nets; net: its Config as a dict;
-    height, width: of the frames; seeds, horizon: frames in and frames predicted in training; encoder: what
-    load_weights returned; held_back: names_digest of the test videos, which training did not see."""
+    """What a model file says of itself. model: the variant, a module of pipeline.variants; net: its Config as a dict;
+    height, width: of the frames; context, horizon: frames in and frames predicted in training; off_by_one,
+    clip_feedback, loss: as in TrainConfig; encoder: what load_weights returned; test_digest: names_digest of the test
+    videos, which training did not see."""
 
     model: str
     net: dict
     height: int
     width: int
-    seeds: int
+    context: int
     horizon: int
-    feeding: Feeding
+    off_by_one: bool
     clip_feedback: bool
-    loss: LossConfig
+    loss: dict[str, float]
     encoder: dict
-    held_back: str
+    test_digest: str

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
 from pipeline.results import replacing
-from pipeline.training.losses import LossConfig
 from pipeline.training.model_card import ModelCard
 
 
@@ -34,7 +33,7 @@ def load_model(path: str | Path) -> tuple[Ladder, ModelCard]:
         with safe_open(path, framework="pt") as file:
             fields = json.loads(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        card = ModelCard(**{**fields, "loss": LossConfig(**fields["loss"])})
+        card = ModelCard(**fields)
         net = build_net(card.model, card.net, height=card.height, width=card.width)
         net.load_state_dict(tensors)
     except (OSError, SafetensorError, TypeError, KeyError, ImportError, RuntimeError, ValueError) as error:

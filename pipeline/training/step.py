@@ -1,8 +1,8 @@
 """One optimisation step, as fast as the device goes: the loop runs it, the benchmark measures it.
 
-What makes it fast: bf16 (hardware.py), channels last, the encoder fused, seeds encoded in one batch and frames decoded
-only where they are scored (nets), torch.compile with CUDA graphs, fused AdamW, and no waiting for the GPU: the numbers
-of a step are read while later ones run. benchmarks/plain.py is the same step done plainly.
+What makes it fast: bf16 (devices.py), channels last, the encoder fused, the context encoded in one batch and frames
+decoded only where they are scored (nets), torch.compile with CUDA graphs, fused AdamW, and no waiting for the GPU: the
+metrics of a step are read while later ones run. benchmarks/plain.py is the same step done plainly.
 
 Shapes: B batch of this rank, T time, C channels, H × W pixels; images in [0, 1].
 """
@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.clips.clips import as_images
+from pipeline.clips.batches import as_images
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.training.batch_norm import synchronise
 from pipeline.training.config import OptimizerConfig, TrainConfig
-from pipeline.training.hardware import pick_compile
+from pipeline.training.devices import pick_compile
 from pipeline.training.losses import loss_per_image
 
 OPTIMIZERS = {
@@ -35,7 +35,7 @@ OPTIMIZERS = {
 }
 
 
-class Routine(nn.Module):
+class RolloutLoss(nn.Module):
     """The network with its feeding routine and the loss, as one module: what is compiled, and what precision and
     ranks are set up around."""
 
@@ -43,30 +43,31 @@ class Routine(nn.Module):
         super().__init__()
         self.net, self.config = net, config
 
-    def forward(self, clips: Tensor, own: Tensor | None = None) -> Tensor:
-        """uint8 (B, seeds + horizon, C, H, W) -> the loss of every predicted frame (B, horizon): prediction k against
-        frame seeds + k − 1 of the clip. (Bytes, since Fabric would round float inputs to the precision of the
+    def forward(self, clips: Tensor, mask: Tensor | None = None) -> Tensor:
+        """uint8 (B, context + horizon, C, H, W) -> the loss of every predicted frame (B, horizon): prediction k against
+        frame context + k − 1 of the clip. (Bytes, since Fabric would round float inputs to the precision of the
         network, and the targets with them.)
 
-        In training, with config.observed_loss above 0, those of the seeds 1 … come before them, (B, seeds + horizon
-        − 1), weighted so that the mean is the weighted mean. own (B, T), bool: see predict_every_frame."""
+        In training, with config.context_loss above 0, those of the context's frames from 1 come before them, (B,
+        context + horizon − 1), weighted so that the mean is the weighted mean. mask (B, T), bool: see
+        predict_every_frame."""
         config = self.config
         with torch.autocast(clips.device.type, enabled=False):
             images = as_images(clips, height=config.height, width=config.width)
-        every = self.training and (config.observed_loss > 0 or own is not None)
+        every = self.training and (config.context_loss > 0 or mask is not None)
         if every:
-            feeding = {"seeds": config.seeds, "clip_feedback": config.clip_feedback}
-            predictions, targets = predict_every_frame(self.net, images, own=own, **feeding), images[:, 1:]
+            feeding = {"context": config.context, "clip_feedback": config.clip_feedback}
+            predictions, targets = predict_every_frame(self.net, images, mask=mask, **feeding), images[:, 1:]
         else:
-            seeds, targets = images[:, : config.seeds], images[:, config.seeds :]
-            feeding = {"clip_feedback": config.clip_feedback, "feeding": config.feeding}
-            predictions, _ = predict(self.net, seeds, horizon=config.horizon, **feeding)
+            context, targets = images[:, : config.context], images[:, config.context :]
+            feeding = {"clip_feedback": config.clip_feedback, "off_by_one": config.off_by_one}
+            predictions, _ = predict(self.net, context, horizon=config.horizon, **feeding)
         with torch.autocast(clips.device.type, enabled=False):
             losses = loss_per_image(predictions.float().flatten(0, 1), targets.flatten(0, 1), config.loss)
         losses = losses.unflatten(0, targets.shape[:2])
         if every:
             weights = losses.new_ones(losses.shape[1])
-            weights[: config.seeds - 1] = config.observed_loss
+            weights[: config.context - 1] = config.context_loss
             losses = losses * (weights / weights.mean())
         return losses
 
@@ -74,16 +75,16 @@ class Routine(nn.Module):
 class Step:
     """The network on its devices with its optimizer. Call it with a batch; `net` is trained in place."""
 
-    def __init__(self, fabric: Fabric, net: Ladder, config: TrainConfig):
+    def __init__(self, fabric: Fabric, net: Ladder, config: TrainConfig, *, compile: Literal["auto"] | bool):
         self.fabric, self.config = fabric, config
         net.train().to(memory_format=torch.channels_last)
         if fabric.world_size > 1:
             synchronise(net)
-        self.routine = Routine(net, config)
+        self.rollout_loss = RolloutLoss(net, config)
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         optimizer = OPTIMIZERS[config.optimizer.kind](trained, weight_decay=config.optimizer.weight_decay)
-        fast = self.routine
-        self.compiled = pick_compile(config.hardware.compile, fabric)
+        fast = self.rollout_loss
+        self.compiled = pick_compile(compile, fabric)
         if self.compiled:
             # Else the backward is traced under the forward's autocast, and the float32 products of SSIM get gradients
             # in bf16. Global, since compilation is put off until the first call.
@@ -91,7 +92,7 @@ class Step:
             # A graph each for the two sizes of a phase's batches, with and without scheduled sampling.
             torch._dynamo.config.recompile_limit = 64
             mode = "reduce-overhead" if fabric.device.type == "cuda" else "default"  # the first: with CUDA graphs
-            fast = torch.compile(self.routine, mode=mode, fullgraph=True, dynamic=False)
+            fast = torch.compile(self.rollout_loss, mode=mode, fullgraph=True, dynamic=False)
         self.model, self.optimizer = fabric.setup(fast, optimizer)
         # After the weights have arrived on the device.
         net.encoder.fuse(torch.bfloat16 if "bf16" in fabric.strategy.precision.precision else torch.float32)
@@ -99,14 +100,14 @@ class Step:
         if config.optimizer.ema:
             self.mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.ema))
             self.mean.module.encoder = net.encoder
-        self.kept = self.mean.module if self.mean else net  # what is validated and saved
-        self.kept_routine = Routine(self.kept, config) if self.mean else self.routine
+        self.eval_net = self.mean.module if self.mean else net  # what is validated and saved
+        self.eval_loss = RolloutLoss(self.eval_net, config) if self.mean else self.rollout_loss
 
-    def __call__(self, clips: Tensor, *, lr: float, clips_of_all: int, own: Tensor | None = None) -> Tensor:
+    def __call__(self, clips: Tensor, *, lr: float, clips_of_all: int, mask: Tensor | None = None) -> Tensor:
         """Clips uint8 (B, T, C, H, W) -> (2,) on the device: the loss over all ranks' clips (clips_of_all) and the
         norm of the gradient before it was clipped. The update is made even if they are not finite."""
         self.optimizer.param_groups[0]["lr"] = lr
-        losses = self.model(clips, own)
+        losses = self.model(clips, mask)
         # DDP averages the ranks' gradients; their parts of the batch may differ in size.
         loss = losses.sum() * (self.fabric.world_size / (clips_of_all * losses.shape[1]))
         self.optimizer.zero_grad()
@@ -116,25 +117,25 @@ class Step:
         )
         self.optimizer.step()
         if self.mean:
-            self.mean.update_parameters(self.routine.net)
+            self.mean.update_parameters(self.rollout_loss.net)
         return torch.stack([loss.detach(), norm.detach()])
 
     @torch.no_grad()
     def evaluate(self, clips: Tensor) -> Tensor:
         """Clips uint8 (B, T, C, H, W) -> the loss of each, in eval mode: (B,) float64."""
-        self.kept_routine.eval()
+        self.eval_loss.eval()
         with self.fabric.autocast():
-            losses = self.kept_routine(clips).mean(1).double()
-        self.kept_routine.train()
+            losses = self.eval_loss(clips).mean(1).double()
+        self.eval_loss.train()
         return losses
 
     def state_dict(self) -> dict[str, object]:
         """What a later step depends on, but for the frozen encoder: weights, their mean, the optimizer's state."""
         mean = trained_weights(self.mean) if self.mean else None
-        return {"net": trained_weights(self.routine.net), "mean": mean, "optimizer": self.optimizer.state_dict()}
+        return {"net": trained_weights(self.rollout_loss.net), "mean": mean, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.routine.net.load_state_dict(state["net"], strict=False)
+        self.rollout_loss.net.load_state_dict(state["net"], strict=False)
         if self.mean:
             self.mean.load_state_dict(state["mean"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -145,17 +146,17 @@ def trained_weights(net: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in net.state_dict().items() if "encoder." not in key}
 
 
-def own_frames(config: TrainConfig, step: int, indices: Sequence[int], *, epoch: int) -> np.ndarray | None:
+def sampling_mask(config: TrainConfig, step: int, indices: Sequence[int], *, epoch: int) -> np.ndarray | None:
     """Reverse scheduled sampling at a step (from 0): (B, T) bool, where the network is fed its own prediction, drawn
     from (seed, epoch, clip); None once it is over, and without it."""
     sampling = config.sampling
-    if step >= sampling.steps or not (sampling.own_seeds or sampling.true_frames):
+    if step >= sampling.steps or not (sampling.context_predicted or sampling.horizon_true):
         return None
     left = 1 - step / sampling.steps
-    length = config.seeds + config.horizon
+    length = config.context + config.horizon
     drawn = np.stack([np.random.default_rng([config.seed, epoch, i, 2]).random(length) for i in indices])
-    seed = np.arange(length) < config.seeds
-    return np.where(seed, drawn < left * sampling.own_seeds, drawn >= left * sampling.true_frames)
+    in_context = np.arange(length) < config.context
+    return np.where(in_context, drawn < left * sampling.context_predicted, drawn >= left * sampling.horizon_true)
 
 
 def learning_rate(
@@ -170,8 +171,8 @@ def learning_rate(
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
 
 
-class Readings:
-    """Numbers that a device is still computing, each read once `lag` later ones are under way."""
+class DelayedMetrics:
+    """Metrics that a device is still computing, each read once `lag` later ones are under way."""
 
     lag = 0
 

@@ -4,26 +4,26 @@ An extra 7×7 convolution on the frame feeds C1 at full resolution; C2 … C4 ta
 by four to reach layer2's resolution.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.nets.blocks import decoder_block
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder, Rung
-from pipeline.settings import MultipleOf
+from pipeline.settings import section
 
 STEM_CHANNELS = 64
 
 
-@dataclass(frozen=True)
+@section
 class Config:
     """Section `train.full_res.net`. width: of C3, C4 and a decoder block; C2 has half, C1 a quarter. 64 in the
     report."""
 
-    width: Annotated[int, MultipleOf(4)]
+    width: Annotated[int, Field(gt=0, multiple_of=4)]
 
 
 class FullRes(Ladder):

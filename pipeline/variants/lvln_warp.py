@@ -14,48 +14,46 @@ displacements that no kernel of the ladder reaches.
 Every part is a param that can be switched off. Shapes: B batch, H × W pixels of the frame; images in [0, 1].
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.nets.blocks import ConvGRU, Norm, decoder_block, warp
+from pipeline.images import warp
+from pipeline.nets.blocks import ConvGRU, Norm, decoder_block
 from pipeline.nets.encoder import Encoder
-from pipeline.nets.ladder import LEVELS, Encoded, Ladder, Rung, States
-from pipeline.settings import AtLeast, MultipleOf
+from pipeline.nets.flow import cost_volume, lucas_kanade
+from pipeline.nets.ladder import Encoded, Ladder, Rung, States
+from pipeline.settings import Natural, section
 
-MATCHED = ("conv1", "layer1")  # taps of C1 and C2, between whose frames a cost volume is made
-COARSEST = 16  # pixels of the shorter side, at the top of Lucas and Kanade's pyramid
-ITERATIONS = 3  # on each of its levels
-WINDOW = 7  # over which a pixel's motion is assumed to be one
-STIFFNESS = 1e-3  # added to the squared gradients: without texture nothing moves
+MATCHED = {"match1": "conv1", "match2": "layer1"}  # taps of C1 and C2, between whose frames a cost volume is made
 
 
-@dataclass(frozen=True)
+@section
 class Config:
     """Section `train.lvln_warp.net`. width: channels of a branch and of a decoder block; 64 is the full model."""
 
-    width: Annotated[int, MultipleOf(8)]
+    width: Annotated[int, Field(gt=0, multiple_of=8)]
     output: Literal["warp", "residual", "redraw"]  # residual: the last frame plus a colour; redraw: as the report does
     norm: Norm  # of the decoder
     icnr: bool  # before each pixel shuffle
     observed_flow: bool  # between the last two frames, for the head to go on with
-    cost_volume: Annotated[int, AtLeast(0)]  # its radius, in places of the map; 0: none
+    cost_volume: Natural  # its radius, in places of the map; 0: none
 
 
 class LvlnWarp(Ladder):
     """The ladder with a memory of the last two frames.
 
-    States: C1 … C4; then a pair (input, hidden state) of C0, at full resolution, and of each matched tap; then what
-    `motion` found; then what the next step compares itself with: the frame and the matched taps.
+    States beside C1 … C4: `C0`, at full resolution, and `match1`, `match2` of the matched taps, a pair each of the
+    ConvGRU's input and its hidden state; `motion`, what `motion` found; `last`, what the next step compares itself
+    with: the frame and the matched taps.
     """
 
     def __init__(self, encoder: Encoder, config: Config, *, height: int, width: int):
         base = config.width
-        matched = MATCHED if config.cost_volume else ()
+        matched = MATCHED if config.cost_volume else {}
         more = 2 * base if matched else 0
         rungs = (
             Rung.on("conv1", branch=base, more=more),
@@ -88,8 +86,9 @@ class LvlnWarp(Ladder):
         self.output, self.observed_flow, self.radius = config.output, config.observed_flow, config.cost_volume
         self.full = block(5 * base + more, channels=base // 2, expansion=4 * base)  # L0
         self.pair = nn.Conv2d(6 + moved, base // 4, 3, padding=1)
+        self.matches = list(matched)
         places = (2 * self.radius + 1) ** 2
-        self.match = nn.ModuleDict({tap: nn.Conv2d(places, base, 3, padding=1) for tap in matched})
+        self.match = nn.ModuleDict({tap: nn.Conv2d(places, base, 3, padding=1) for tap in matched.values()})
         widths = [base // 4] + [base] * len(matched)
         self.recent = nn.ModuleList(ConvGRU(width, width, kernel=3) for width in widths)  # C0, and of each matched tap
 
@@ -99,30 +98,32 @@ class LvlnWarp(Ladder):
     def observe(self, encoded: Encoded, states: States | None = None) -> States:
         # Where to look for a match is no matter of gradients.
         now = (encoded["frame"][0], *(encoded[tap][0].detach() for tap in self.match))
-        *remembered, _, before = states[LEVELS:] if states else [(None, None)] * len(self.recent) + [(), now]
+        before = states["last"] if states else now
         motion = self.motion(now[0].detach(), before[0].detach()) if self.observed_flow else ()
-        inputs = [self.pair(torch.cat([now[0], before[0], *motion], 1))]
-        for conv, after, earlier in zip(self.match.values(), now[1:], before[1:], strict=True):
-            inputs.append(conv(cost_volume(after, earlier, radius=self.radius)))
-        grus = zip(self.recent, inputs, remembered, strict=True)
-        memory = tuple((x, gru(gru.from_input(x), hidden)) for gru, x, (_, hidden) in grus)
-        return (*super().observe(encoded, states), *memory, motion, now)
+        inputs = {"C0": self.pair(torch.cat([now[0], before[0], *motion], 1))}
+        for name, conv, after, earlier in zip(self.matches, self.match.values(), now[1:], before[1:], strict=True):
+            inputs[name] = conv(cost_volume(after, earlier, radius=self.radius))
+        memory = {
+            name: (x, gru(gru.from_input(x), states[name][1] if states else None))
+            for gru, (name, x) in zip(self.recent, inputs.items(), strict=True)
+        }
+        return {**super().observe(encoded, states), **memory, "motion": motion, "last": now}
 
     def hidden(self, states: States) -> list[Tensor]:
         """After those of C1 … C4: C0's, (B, width / 4, H, W), and those of the matched taps."""
-        return [*super().hidden(states), *(hidden for _, hidden in states[LEVELS:-2])]
+        return [*super().hidden(states), *(states[name][1] for name in ("C0", *self.matches))]
 
     def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
         lateral = super().features(encoded, states)
-        for level, motion in enumerate(states[LEVELS + 1 : -2]):  # of C1 and C2
-            lateral[level] += motion
+        for level, name in enumerate(self.matches):  # of C1 and C2
+            lateral[level] += states[name]
         return lateral
 
     def decode(self, encoded: Encoded, states: States) -> Tensor:
         (frame,) = encoded["frame"]
-        x = self.full(self.climb(encoded, states))  # (B, width / 2, H, W)
-        recent, motion = states[LEVELS], states[-2]
-        out = self.head(torch.cat([x, *recent, *motion], 1)).float()
+        x = self.full(self.decoder_features(encoded, states))  # (B, width / 2, H, W)
+        motion = states["motion"]
+        out = self.head(torch.cat([x, *states["C0"], *motion], 1)).float()
         if self.output == "redraw":
             return self.encoder.denormalise(out)
         if self.output == "residual":
@@ -143,60 +144,3 @@ class LvlnWarp(Ladder):
 def build(config: Config, encoder: Encoder, *, height: int, width: int) -> LvlnWarp:
     """The network for frames of height × width pixels (multiples of 32)."""
     return LvlnWarp(encoder, config, height=height, width=width)
-
-
-def cost_volume(now: Tensor, before: Tensor, *, radius: int) -> Tensor:
-    """How alike each place is to the places around it one frame earlier: feature maps (N, C, H, W) of two frames ->
-    (N, (2·radius + 1)², H, W), cosines in −1 … 1, 0 beyond the border; the displacements row by row.
-
-    Sun et al., "PWC-Net" (2018), section 3. Row y of `now` meets row y + dy of `before` in one matrix product, of which
-    the displacements dx are diagonals; the plain form, a product of shifted maps a displacement, is in the tests.
-    """
-    size, height, width = 2 * radius + 1, *now.shape[2:]
-    now, before = (F.normalize(x.permute(0, 2, 3, 1), dim=-1) for x in (now, before))  # (N, H, W, C)
-    before = F.pad(before, (0, 0, radius, radius, radius, radius))
-    rows = before.unfold(1, height, 1).permute(0, 1, 4, 2, 3)  # (N, size, H, W + 2·radius, C)
-    products = now[:, None] @ rows.transpose(-1, -2)  # (N, size, H, W, W + 2·radius)
-    # Lines one longer than they are: line x then begins at its own place x, which is displacement −radius.
-    skewed = F.pad(products.flatten(-2), (0, width)).unflatten(-1, (width, width + 2 * radius + 1))
-    return skewed[..., :size].permute(0, 1, 4, 2, 3).flatten(1, 2)
-
-
-def lucas_kanade(now: Tensor, before: Tensor) -> Tensor:
-    """The flow b for which now(p) ≈ before(p + b(p)), of images (N, C, H, W) in [0, 1]: (N, 2, H, W).
-
-    Lucas and Kanade (1981), iterated and from coarse to fine as in Bouguet (2001): each iteration warps `before` by
-    the flow so far, solves the least squares of what is left over a window around each pixel for a step of at most one
-    pixel, and smooths the flow. Colour channels count alike.
-    """
-    pyramid = [(now, before)]
-    while min(pyramid[-1][0].shape[2:]) >= 2 * COARSEST:
-        pyramid.append(tuple(F.avg_pool2d(image, 2) for image in pyramid[-1]))
-    flow = now.new_zeros(now.shape[0], 2, *pyramid[-1][0].shape[2:])
-    for level, (late, early) in enumerate(reversed(pyramid)):
-        if level > 0:
-            flow = 2 * F.interpolate(flow, late.shape[2:], mode="bilinear")
-        channels = torch.cat([early, *_gradients(early)], 1)
-        for _ in range(ITERATIONS):
-            warped, x, y = warp(channels, flow).chunk(3, 1)
-            rest = late - warped
-            sums = torch.stack([(a * b).sum(1) for a, b in ((x, x), (x, y), (y, y), (x, rest), (y, rest))], 1)
-            xx, xy, yy, xr, yr = _box(sums, WINDOW).unbind(1)
-            xx, yy = xx + STIFFNESS, yy + STIFFNESS
-            step = torch.stack([yy * xr - xy * yr, xx * yr - xy * xr], 1) / (xx * yy - xy * xy)[:, None]
-            flow = _box(flow + step.clamp(-1, 1), 3)
-    return flow
-
-
-def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences along x and y, per pixel."""
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    inner = slice(1, -1)
-    return (padded[..., inner, 2:] - padded[..., inner, :-2]) / 2, (
-        padded[..., 2:, inner] - padded[..., :-2, inner]
-    ) / 2
-
-
-def _box(images: Tensor, size: int) -> Tensor:
-    """Means over windows of size × size."""
-    return F.avg_pool2d(images, size, stride=1, padding=size // 2, count_include_pad=False)

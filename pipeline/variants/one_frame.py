@@ -1,7 +1,7 @@
 """The one-frame variant of the report: L-VLN's ladder, trained to predict the next frame alone.
 
-At 64×96 pixels five seed frames predict the sixth. Any number of seeds works, since the ladder is recurrent, and
-predictions appended to the seeds roll out further (rollout.py). The upsampling is the ladder's own; the report
+At 64×96 pixels five context frames predict the sixth. A context of any length works, since the ladder is recurrent, and
+predictions appended to it roll out further (rollout.py). The upsampling is the ladder's own; the report
 compared its grid artifacts on this variant (Fig. 9).
 """
 

@@ -12,21 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.clips.shards import StoredVideo, open_videos
-from pipeline.device import pick_device
 from pipeline.nets.ladder import Ladder
 from pipeline.probe.features.states import (
     STORED,
     FeaturesConfig,
     check_split,
     check_tokens,
+    extract_states,
     network_for,
     read_clip,
-    settings_of,
-    watch,
     windows,
 )
 from pipeline.results import sha256_of, write_table
@@ -40,7 +39,7 @@ SAVE_SECONDS = 5.0
 
 
 def extract_condition(
-    config: FeaturesConfig, condition: str, *, models: Path, shards: Path, out: Path, work: Path
+    config: FeaturesConfig, condition: str, *, models: Path, shards: Path, out: Path, work: Path, device: torch.device
 ) -> tuple[dict[str, list[int]], int]:
     """`extract` with config.model of the folder `models` and every video of `shards`, the folder of one rate; returns
     its shapes and the number of videos. ValueError when the model was not trained on this split."""
@@ -51,7 +50,7 @@ def extract_condition(
     check_tokens(config.token_stride, height=card.height, width=card.width)
     videos = [video for members in by_split.values() for video in members]
     shapes = extract(
-        net.to(pick_device(config.device, key="features.device")),
+        net.to(device),
         card,
         videos,
         [split for split, members in by_split.items() for _ in members],
@@ -82,16 +81,16 @@ def extract(
     with only_one(work / "lock"):
         rows = work / "rows"
         stored = [(video.key, video.info) for video in videos]
-        settings = (settings_of(config), condition, card, model_sha256, stored, list(splits))
-        mark = fingerprint(settings, (), net.encoder)
-        saved = load_state(work / PROGRESS, mark) if rows.exists() else None
+        settings = (config, condition, card, model_sha256, stored, list(splits))
+        expected = fingerprint(settings, (), net.encoder)
+        saved = load_state(work / PROGRESS, expected) if rows.exists() else None
         done = saved["done"] if saved else 0
         if saved:
             print(f"carrying on: {done} clips are in {work}")
         else:
             shutil.rmtree(rows, ignore_errors=True)
             rows.mkdir()
-        shapes = _fill(rows, net, card, videos, done, condition, config, progress=_Progress(work / PROGRESS, mark))
+        shapes = _fill(rows, net, card, videos, done, condition, config, progress=_Progress(work / PROGRESS, expected))
         table = [
             {"video": v.key, "action": v.info.action, "label": v.info.label, "group": v.info.group, "split": split}
             for v, split in zip(videos, splits, strict=True)
@@ -117,18 +116,18 @@ def _fill(
 ) -> dict[str, list[int]]:
     """Writes the clips from number `done` on."""
     device = next(net.parameters()).device
-    watching = network_for(condition, net, card, seed=config.seed).to(device)
+    network = network_for(condition, net, card, seed=config.seed).to(device)
     clips, total = config.clips, len(videos) * config.clips
     with tqdm(total=total, initial=done, desc=f"features, {condition}", unit="clip") as bar:
         for first in range(done, total, config.batch):
             numbers = range(first, min(first + config.batch, total))
-            places = [(videos[i // clips], i % clips, i) for i in numbers]
+            chosen = [(videos[i // clips], i % clips, i) for i in numbers]
             loaded = [
                 read_clip(video, windows(video, config)[clip], condition, seed=(config.seed, i))
-                for video, clip, i in places
+                for video, clip, i in chosen
             ]
-            found = watch(
-                watching,
+            found = extract_states(
+                network,
                 loaded,
                 height=card.height,
                 width=card.width,
@@ -156,8 +155,8 @@ def _write(rows: Path, found: Mapping[str, Tensor], first: int, total: int) -> N
 class _Progress:
     """Records how many clips are done, every few seconds and after the last."""
 
-    def __init__(self, path: Path, mark: str):
-        self.path, self.mark, self.saved = path, mark, time.monotonic()
+    def __init__(self, path: Path, fingerprint: str):
+        self.path, self.fingerprint, self.saved = path, fingerprint, time.monotonic()
 
     def save(self, rows: Path, done: int, *, last: bool) -> None:
         if not last and time.monotonic() - self.saved < SAVE_SECONDS:
@@ -165,5 +164,5 @@ class _Progress:
         for file in rows.glob("*.npy"):
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-        save_state(self.path, {"fingerprint": self.mark, "done": done})
+        save_state(self.path, {"fingerprint": self.fingerprint, "done": done})
         self.saved = time.monotonic()

@@ -1,32 +1,31 @@
 """Hidden states of a frozen network after a clip, as features (report, section 5), under four conditions.
 
-Choices (numbers at 128×160 and width 64): `deepest`, all of C4's states (15,360); `subsample`, every 128th number
-of C1 … C3's, flattened as (C, H, W) and joined (10,080); `combined`, both (25,440). `pooled`: mean and maximum over
-space of every branch's state (Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video
-Representations", 2016, average each level). `attentive`: every branch's state on one grid of tokens, for a head that
-looks where it wants. Beside them `encoder`: the frozen encoder's own taps, averaged over space and frames (1,024).
+Choices (with their dimensions at 128×160 and width 64): `deepest`, all of C4's states (15,360); `subsample`, every
+128th value of C1 … C3's, flattened as (C, H, W) and joined (10,080); `combined`, both (25,440). `pooled`: mean and
+maximum over space of every branch's state (Ballas et al., "Delving Deeper into Convolutional Networks for Learning
+Video Representations", 2016, average each level). `attentive`: every branch's state on one grid of tokens, for a head
+with attention. Beside them `encoder`: the frozen encoder's own taps, averaged over space and frames (1,024).
 
 Conditions: `trained`; and as controls `untrained`, the same network with fresh weights around the same encoder;
 `still`, the clip's last frame repeated; `shuffled`, the clip's frames in an order drawn for each clip.
 
-Shapes: B clips, T frames, C channels, H × W of a level, N tokens; features (clips, numbers) or (clips, N, C).
+Shapes: B clips, T frames, C channels, H × W of a level, N tokens; features (clips, dimensions) or (clips, N, C).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.clips.clips import as_images, read_frames
+from pipeline.clips.batches import as_images
+from pipeline.clips.clips import read_frames
 from pipeline.clips.shards import StoredVideo, names_digest
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import TAPS
-from pipeline.nets.ladder import LEVELS, Encoded, Ladder, States
-from pipeline.settings import AtLeast
+from pipeline.nets.ladder import LEVELS, Encoded, Ladder, States, first
+from pipeline.settings import Count, Natural, Rate, section
 from pipeline.training.model_card import ModelCard
 
 CONDITIONS = ("trained", "untrained", "still", "shuffled")
@@ -34,18 +33,17 @@ STORED = {"deepest": np.float32, "subsample": np.float32, "pooled": np.float32, 
 SUBSAMPLE = 128
 
 
-@dataclass(frozen=True)
+@section
 class FeaturesConfig:
     """Section `features`."""
 
-    model: Literal["lvln", "one_frame", "full_res", "lvln_warp"]
-    fps: Literal[25, 15, 10]
-    clips: Annotated[int, AtLeast(1)]  # of a video, evenly spaced; their scores are averaged
-    frames: Annotated[int, AtLeast(0)]  # of a clip; 0: the whole video
-    token_stride: Annotated[int, AtLeast(1)]  # pixels that a token of `attentive` covers, each way
-    batch: Annotated[int, AtLeast(1)]  # clips at a time
-    seed: Annotated[int, AtLeast(0)]  # of the untrained network, and of the shuffled orders
-    device: Literal["auto", "cpu", "cuda"]
+    model: str  # whose hidden states; a model of section `train`
+    fps: Rate
+    clips: Count  # of a video, evenly spaced; their scores are averaged
+    frames: Natural  # of a clip; 0: the whole video
+    token_stride: Count  # pixels that a token of `attentive` covers, each way
+    batch: Count  # clips at a time
+    seed: Natural  # of the untrained network, and of the shuffled orders
 
     def __post_init__(self) -> None:
         if self.frames == 0 and self.clips != 1:
@@ -54,7 +52,7 @@ class FeaturesConfig:
 
 def check_split(card: ModelCard, test: Sequence[StoredVideo], *, model: str) -> None:
     """ValueError unless the test videos are those that the model's training held back."""
-    if card.held_back != names_digest(test):
+    if card.test_digest != names_digest(test):
         raise ValueError(
             f"models/{model}.safetensors was trained on another split than that of data/shards: it may have seen the "
             f"test videos of decode.split. Train it on this one with: dvc repro train@{model}"
@@ -91,7 +89,8 @@ def windows(video: StoredVideo, config: FeaturesConfig) -> list[tuple[int, int]]
 
 
 def read_clip(video: StoredVideo, window: tuple[int, int], condition: str, *, seed: tuple[int, int]) -> Tensor:
-    """uint8 (T, 3, H, W) as the condition has it; seed: of the shuffled order, the config's and the clip's number."""
+    """uint8 (T, 3, H, W), changed as the condition says; seed: of the shuffled order, config.seed and the clip's
+    number."""
     frames = read_frames(video, *window)
     if condition == "still":
         return frames[-1:].expand(len(frames), -1, -1, -1)
@@ -102,7 +101,7 @@ def read_clip(video: StoredVideo, window: tuple[int, int], condition: str, *, se
 
 def select(states: States, hidden: Sequence[Tensor], *, grid: tuple[int, int]) -> dict[str, Tensor]:
     """States of C1 … C4 and the network's `hidden` maps -> the stored choices; grid: rows and columns of tokens."""
-    *shallow, deepest = (torch.cat(level, 1).flatten(1) for level in states[:LEVELS])
+    *shallow, deepest = (torch.cat(states[level], 1).flatten(1) for level in LEVELS)
     return {
         "deepest": deepest,
         "subsample": torch.cat(shallow, 1)[:, ::SUBSAMPLE],
@@ -118,7 +117,7 @@ def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def watch(
+def extract_states(
     net: Ladder,
     clips: Sequence[Tensor],
     *,
@@ -129,7 +128,7 @@ def watch(
     encoder: bool = False,
 ) -> dict[str, Tensor]:
     """Feeds clips, each uint8 (T, 3, H, W) of its own length, at height × width pixels -> features by name, a row a
-    clip. still: the frames of each are all the same, and encoded once. encoder: with the encoder's own.
+    clip. still: the frames of a clip are all the same, and are encoded once. encoder: with the encoder's own features.
 
     The clips advance together, the longest first; each leaves the batch after its last frame.
     """
@@ -146,7 +145,7 @@ def watch(
             encoded = net.project(taps)
         else:
             encoded = _first(encoded, active)
-        states = net.observe(encoded, states and tuple(tuple(h[:active] for h in level) for level in states))
+        states = net.observe(encoded, states and first(states, active))
         if encoder:
             taps["layer4"] = net.encoder.deepest(taps["layer3"])
             pooled = torch.cat([taps[name].mean((2, 3)) for name in TAPS], 1)
@@ -160,8 +159,3 @@ def watch(
 
 def _first(encoded: Encoded, count: int) -> Encoded:
     return {name: [x[:count] for x in tensors] for name, tensors in encoded.items()}
-
-
-def settings_of(config: FeaturesConfig) -> dict[str, object]:
-    """What the features depend on; where they are computed is not among it."""
-    return {name: value for name, value in asdict(config).items() if name != "device"}

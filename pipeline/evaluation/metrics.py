@@ -1,0 +1,111 @@
+"""How good predicted frames are, as two tables: a new metric is one entry of METRICS or of RATIOS, and nothing else.
+
+METRICS compare a frame with the true one, over regions of the image. Each is computed per frame and averaged over
+frames; the PSNR of an averaged error would be several dB off. The regions are the whole image and its moving pixels,
+where the true frame differs from the one before by more than a threshold: over the whole image a still background
+rewards blur. A frame without a moving pixel has no value there (NaN) and does not count.
+
+RATIOS need no true frame: they measure two faults, blur and the grid that upsampling leaves. What is given is the ratio
+of the mean over predicted frames to the mean over true ones.
+
+Shapes: N images, C channels, H × W pixels in [0, 1]; R regions, given as masks (R, N, H, W) of zeros and ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.images import gradient_difference, mean_over, ms_ssim, ssim
+
+PSNR_CAP = 100.0  # dB, given to identical frames, whose PSNR is infinite
+
+
+def psnr(prediction: Tensor, target: Tensor, regions: Tensor | None = None) -> Tensor:
+    """10 · log10(1 / MSE), in dB, at most PSNR_CAP: (N,), or, of the mean square over each region, (R, N)."""
+    mse = mean_over((prediction - target).square(), regions)
+    return (-10 * torch.log10(mse)).clamp(max=PSNR_CAP)
+
+
+def l1(prediction: Tensor, target: Tensor, regions: Tensor | None = None) -> Tensor:
+    """Mean absolute difference: (N,), or, over each region, (R, N)."""
+    return mean_over((prediction - target).abs(), regions)
+
+
+def nyquist_share(images: Tensor) -> Tensor:
+    """(N,): the share of the spectral energy of the mean of the channels, its own mean removed, that lies at the
+    highest frequency of rows or columns. A grid of period two has it all there; a flat image has none. H and W are
+    even."""
+    height, width = images.shape[2:]
+    grey = images.mean(1)
+    energy = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs().square()
+    row, column = energy[:, height // 2], energy[:, :, width // 2]
+    highest = row.sum(1) + column.sum(1) - row[:, width // 2]
+    return highest / energy.sum((1, 2)).clamp(min=torch.finfo(energy.dtype).tiny)
+
+
+def gradient_energy(images: Tensor) -> Tensor:
+    """(N,): the mean squared difference of neighbours along rows plus that along columns; blur lowers it."""
+    return sum(images.diff(dim=axis).square().mean((1, 2, 3)) for axis in (2, 3))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """measure: (prediction, target, regions) -> (R, N); None where it needs a network, which is given to frame_quality.
+    digits: shown after the point. model, baseline: how far CI lets the figure lie from the committed one, of a trained
+    model and of a baseline, over the whole image and over moving pixels each. windowed: it has no value either where
+    all motion is near the border, out of reach of its windows' centres, and is a mean over fewer frames than PSNR."""
+
+    measure: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+    digits: int
+    model: tuple[float, float]
+    baseline: tuple[float, float]
+    windowed: bool = False
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """measure: images -> (N,). digits, model, baseline: as of a Metric, over the whole image."""
+
+    measure: Callable[[Tensor], Tensor]
+    digits: int
+    model: float
+    baseline: float
+
+
+METRICS = {
+    "psnr": Metric(psnr, digits=2, model=(0.4, 0.6), baseline=(0.05, 0.1)),  # dB
+    "ssim": Metric(ssim, digits=3, model=(0.01, 0.04), baseline=(0.001, 0.005), windowed=True),
+    "ms_ssim": Metric(ms_ssim, digits=3, model=(0.01, 0.03), baseline=(0.002, 0.01), windowed=True),
+    "l1": Metric(l1, digits=4, model=(0.001, 0.006), baseline=(0.0005, 0.002)),
+    "gradient_difference": Metric(gradient_difference, digits=4, model=(0.001, 0.004), baseline=(0.0005, 0.002)),
+    "lpips": Metric(None, digits=3, model=(0.01, 0.02), baseline=(0.002, 0.005)),
+}
+RATIOS = {
+    "nyquist_ratio": Ratio(nyquist_share, digits=2, model=0.3, baseline=0.05),
+    "gradient_ratio": Ratio(gradient_energy, digits=2, model=0.05, baseline=0.02),
+}
+
+
+def digits(name: str) -> int:
+    """How many digits after the point are shown of a metric, over whichever region, or of a ratio."""
+    return (METRICS | RATIOS)[name.removesuffix("_moving")].digits
+
+
+def frame_quality(
+    prediction: Tensor, target: Tensor, regions: Tensor, *, lpips: Callable[..., Tensor] | None = None
+) -> dict[str, Tensor]:
+    """{metric: (R, N)} of images (N, C, H, W), at least 11 × 11 pixels; with LPIPS where its network is given."""
+    measures = {name: metric.measure or lpips for name, metric in METRICS.items()}
+    return {name: measure(prediction, target, regions) for name, measure in measures.items() if measure}
+
+
+def image_quality(images: Tensor) -> dict[str, Tensor]:
+    """{ratio: (N,)}: what a ratio is made of, of images (N, C, H, W)."""
+    return {name: ratio.measure(images) for name, ratio in RATIOS.items()}
+
+
+def moving_pixels(frames: Tensor, before: Tensor, *, threshold: float) -> Tensor:
+    """Where |frame − frame before| is above the threshold in any channel: (N, C, H, W) twice -> bool (N, H, W)."""
+    return (frames - before).abs().amax(1) > threshold
