@@ -84,7 +84,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
         ("lvln", "32-true", 1e-4),
         ("lvln", "bf16-mixed", 1e-2),
         ("one_frame", "32-true", 1e-4),
-        pytest.param("full_res", "32-true", 1e-4, marks=pytest.mark.slow),
+        pytest.param("full_res", "32-true", 5e-4, marks=pytest.mark.slow),
     ],
 )
 def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: float) -> None:
