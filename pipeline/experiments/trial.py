@@ -63,13 +63,13 @@ def scores_of(name: str, experiment: Experiment, shards: Mapping[int, Path], fol
     path, expected = folder / f"{name}.json", fingerprint_of(experiment, shards)
     if found := _kept(path, expected):
         print(f"{experiment.model} {name}: taken over from {path}", flush=True)
-        return found
-    print(f"{experiment.model} {name}: training with seeds {', '.join(map(str, experiment.seeds))}", flush=True)
-    trials = every_seed(partial(run_trial, experiment=experiment, shards=shards, run=folder / name), experiment)
-    rows = looks(trials, horizon=experiment.train.horizon)
-    found = {"fingerprint": expected, "scores": summarise(trials), "looks": rows}
-    write_text(path, json.dumps(found))
-    rmtree(folder / name)
+    else:
+        print(f"{experiment.model} {name}: training with seeds {', '.join(map(str, experiment.seeds))}", flush=True)
+        trials = every_seed(partial(run_trial, experiment=experiment, shards=shards, run=folder / name), experiment)
+        rows = looks(trials, horizon=experiment.train.horizon)
+        found = {"fingerprint": expected, "scores": summarise(trials), "looks": rows}
+        write_text(path, json.dumps(found))
+    rmtree(folder / name, ignore_errors=True)  # there too where a run was killed after its scores were written
     return found
 
 
