@@ -21,18 +21,22 @@ def mean_over(values: Tensor, regions: Tensor | None = None) -> Tensor:
     return (values.mean(1) * regions).sum((2, 3)) / regions.sum((2, 3))
 
 
-def ssim(a: Tensor, b: Tensor, regions: Tensor | None = None) -> Tensor:
+Terms = tuple[Tensor, Tensor]  # what ssim_terms returns
+
+
+def ssim(a: Tensor, b: Tensor, regions: Tensor | None = None, *, terms: Terms | None = None) -> Tensor:
     """Structural similarity, at most 1, which equal images have; H and W at least 11.
 
     Wang et al., "Image Quality Assessment" (2004), eq. 13: Gaussian window 11, σ 1.5, K 0.01 and 0.03, population
     statistics, averaged over channels and over the positions where the whole window lies inside. With regions: over
-    those of these positions that lie in the region, 5 pixels or more from the border.
+    those of these positions that lie in the region, 5 pixels or more from the border. terms: ssim_terms(a, b), where
+    they are at hand.
     """
-    luminance, contrast = ssim_terms(a, b)
+    luminance, contrast = terms or ssim_terms(a, b)
     return mean_over(luminance * contrast, _centres(regions))
 
 
-def ssim_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def ssim_terms(a: Tensor, b: Tensor) -> Terms:
     """The two factors of SSIM at every position: luminance and contrast · structure, (N, C, H − 10, W − 10) each;
     the first value is that of pixel (5, 5)."""
     rows, columns = (_gaussian_matrix(size, a) for size in a.shape[2:])  # (H', H), (W', W)
@@ -61,19 +65,20 @@ def _centres(regions: Tensor | None) -> Tensor | None:
     return None if regions is None else regions[:, :, border:-border, border:-border]
 
 
-def ms_ssim(a: Tensor, b: Tensor, regions: Tensor | None = None) -> Tensor:
+def ms_ssim(a: Tensor, b: Tensor, regions: Tensor | None = None, *, terms: Terms | None = None) -> Tensor:
     """Multi-scale structural similarity, at most 1, which equal images have; H and W at least 11.
 
     Wang et al., "Multiscale Structural Similarity" (2003), eq. 7, on the finest three scales, or as many as hold a
     window; their exponents are scaled to sum to one. A scale's mean is taken over channels and positions before the
     power, and is at least LEAST_CONTRAST. Regions are halved with the images (a pixel is in one if one of its four
     was); there is no value unless every scale has a position in the region, which at the third lies 20 pixels or more
-    from the border.
+    from the border. terms: ssim_terms(a, b), where they are at hand.
     """
     scales = ms_ssim_scales(*a.shape[2:])
     value = torch.ones_like(a[:, 0, 0, 0] if regions is None else regions[:, :, 0, 0])
     for scale, exponent in enumerate(scales):
-        luminance, contrast = ssim_terms(a, b)
+        luminance, contrast = terms or ssim_terms(a, b)
+        terms = None  # of the finest scale alone
         last = scale == len(scales) - 1
         mean = mean_over(luminance * contrast if last else contrast, _centres(regions))
         value = value * mean.clamp(min=LEAST_CONTRAST) ** exponent

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.images import gradient_difference, mean_over, ms_ssim, ssim
+from pipeline.images import gradient_difference, mean_over, ms_ssim, ssim, ssim_terms
 
 PSNR_CAP = 100.0  # dB, given to identical frames, whose PSNR is infinite
 
@@ -55,13 +55,15 @@ class Metric:
     """measure: (prediction, target, regions) -> (R, N); None where it needs a network, which is given to frame_quality.
     digits: shown after the point. model, baseline: how far CI lets the figure lie from the committed one, of a trained
     model and of a baseline, over the whole image and over moving pixels each. windowed: it has no value either where
-    all motion is near the border, out of reach of its windows' centres, and is a mean over fewer frames than PSNR."""
+    all motion is near the border, out of reach of its windows' centres, and is a mean over fewer frames than PSNR.
+    takes_terms: its measure takes images.ssim_terms as `terms`, which are computed once for all that do."""
 
-    measure: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+    measure: Callable[..., Tensor] | None
     digits: int
     model: tuple[float, float]
     baseline: tuple[float, float]
     windowed: bool = False
+    takes_terms: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class Ratio:
 
 METRICS = {
     "psnr": Metric(psnr, digits=2, model=(0.4, 0.6), baseline=(0.05, 0.1)),  # dB
-    "ssim": Metric(ssim, digits=3, model=(0.01, 0.04), baseline=(0.001, 0.005), windowed=True),
-    "ms_ssim": Metric(ms_ssim, digits=3, model=(0.01, 0.03), baseline=(0.002, 0.01), windowed=True),
+    "ssim": Metric(ssim, digits=3, model=(0.01, 0.04), baseline=(0.001, 0.005), windowed=True, takes_terms=True),
+    "ms_ssim": Metric(ms_ssim, digits=3, model=(0.01, 0.03), baseline=(0.002, 0.01), windowed=True, takes_terms=True),
     "l1": Metric(l1, digits=4, model=(0.001, 0.006), baseline=(0.0005, 0.002)),
     "gradient_difference": Metric(gradient_difference, digits=4, model=(0.001, 0.004), baseline=(0.0005, 0.002)),
     "lpips": Metric(None, digits=3, model=(0.01, 0.02), baseline=(0.002, 0.005)),
@@ -97,8 +99,12 @@ def frame_quality(
     prediction: Tensor, target: Tensor, regions: Tensor, *, lpips: Callable[..., Tensor] | None = None
 ) -> dict[str, Tensor]:
     """{metric: (R, N)} of images (N, C, H, W), at least 11 × 11 pixels; with LPIPS where its network is given."""
-    measures = {name: metric.measure or lpips for name, metric in METRICS.items()}
-    return {name: measure(prediction, target, regions) for name, measure in measures.items() if measure}
+    terms, found = ssim_terms(prediction, target), {}
+    for name, metric in METRICS.items():
+        if measure := metric.measure or lpips:
+            shared = {"terms": terms} if metric.takes_terms else {}
+            found[name] = measure(prediction, target, regions, **shared)
+    return found
 
 
 def image_quality(images: Tensor) -> dict[str, Tensor]:
