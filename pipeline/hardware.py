@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from pipeline.settings import Count, Natural, Positive, section
+from pipeline.settings import Count, Natural, Positive, load_section, section
 
 
 @section
@@ -34,3 +34,8 @@ def pick_device(name: str, *, key: str = "hardware.device") -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{key}: cuda, but torch sees no GPU; set it to auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def stage_device() -> torch.device:
+    """The device that hardware.device of params.yaml says; errors as load_section and pick_device."""
+    return pick_device(load_section("hardware", HardwareConfig).device)

@@ -3,7 +3,7 @@
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from pipeline.hardware import HardwareConfig, pick_device
+from pipeline.hardware import stage_device
 from pipeline.nets.encoder import TAPS
 from pipeline.probe.accuracy import chance
 from pipeline.probe.classifier import ProbeConfig
@@ -16,7 +16,7 @@ from stages.entry import run
 
 def main() -> None:
     config = load_section("probe", ProbeConfig)
-    device = pick_device(load_section("hardware", HardwareConfig).device)
+    device = stage_device()
     folder = Path("data/features/trained")
     held_out = read_held_out(folder)
     ends = [0, *accumulate(tap.channels for tap in TAPS.values())]

@@ -6,7 +6,7 @@ from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.figures import animation, prediction_sheet
 from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.score import EvaluateConfig, horizon_rows, score
-from pipeline.hardware import HardwareConfig, pick_device
+from pipeline.hardware import stage_device
 from pipeline.results import write_metrics, write_table
 from pipeline.settings import load_section, read_params
 from pipeline.training.model_file import load_model
@@ -16,7 +16,7 @@ from stages.entry import matrix_item, run
 def main() -> None:
     name = matrix_item("evaluate", read_params()["train"])
     config = load_section("evaluate", EvaluateConfig)
-    device = pick_device(load_section("hardware", HardwareConfig).device)
+    device = stage_device()
     videos = {fps: open_videos(Path("data/shards", str(fps)), "test") for fps in RATES}
     net, card = load_model(f"models/{name}.safetensors")
     table, pictures = score(net, card, videos[config.fps], config, device=device)

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from pipeline.hardware import HardwareConfig, pick_device
+from pipeline.hardware import stage_device
 from pipeline.probe.features.extract import extract_condition
 from pipeline.probe.features.states import CONDITIONS, FeaturesConfig
 from pipeline.results import write_metrics
@@ -21,7 +21,7 @@ def main() -> None:
         shards=Path("data/shards", str(config.fps)),
         out=Path("data/features", condition),
         work=Path("runs", f"features_{condition}"),
-        device=pick_device(load_section("hardware", HardwareConfig).device),
+        device=stage_device(),
     )
     dimensions = {name: math.prod(shape) for name, shape in shapes.items()}
     summary = {"dimensions": dimensions, "videos": videos, "clips": videos * config.clips, "fps": config.fps}

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 
-from pipeline.hardware import HardwareConfig, pick_device
+from pipeline.hardware import stage_device
 from pipeline.probe.accuracy import chance
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.comparison import compare, read_held_out, run_seeds
@@ -21,7 +21,7 @@ def main() -> None:
     model = matrix_item("model_probe", read_params()["train"])
     settings = replace(load_section("features", FeaturesConfig), model=model)
     config = load_section("probe", ProbeConfig)
-    device = pick_device(load_section("hardware", HardwareConfig).device)
+    device = stage_device()
     shards, folder = Path("data/shards", str(settings.fps)), Path("runs/experiments", f"probe_{model}")
     paths = {"models": Path("models"), "shards": shards, "device": device}
     for condition in ("trained", "untrained"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.hardware import HardwareConfig, pick_device
+from pipeline.hardware import stage_device
 from pipeline.probe.accuracy import by_class
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.comparison import compare, read_held_out, run_seeds
@@ -19,7 +19,7 @@ from stages.entry import matrix_item, run
 def main() -> None:
     choice = matrix_item("probe", CHOICES)
     config = load_section("probe", ProbeConfig)
-    device = pick_device(load_section("hardware", HardwareConfig).device)
+    device = stage_device()
     held_out = read_held_out(Path("data/features/trained"))
     features = {condition: read_splits(Path("data/features", condition), choice) for condition in CONDITIONS}
     runs = run_seeds(config, features, classes=held_out.classes, device=device)

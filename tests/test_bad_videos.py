@@ -47,7 +47,7 @@ from tests.support.decode import (
     stand_in,
     write_lists,
 )
-from tests.support.training import write_params
+from tests.support.project import write_params
 from tests.support.videos import FFMPEG, H264, XVID
 
 RAW = ("-c:v", "rawvideo", "-pix_fmt", "bgr24")
@@ -1036,7 +1036,7 @@ def fine_raw(folder: Path, *more: str) -> Path:
 
 def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", site.raw, **asdict(site.config))
-    done = run_stage(project)
+    done = run_stage(project, "decode")
     assert done.returncode == 0, done.stderr
     assert f"videos: found {len(site.walked)}, " in done.stdout
     expected = site.manifest.to_csv(index=False, lineterminator="\n", errors="surrogateescape")
@@ -1048,7 +1048,7 @@ def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
 
 
 def test_too_many_bad_videos_stop_the_stage_with_a_list(site: Site, tmp_path: Path) -> None:
-    done = run_stage(make_project(tmp_path / "project", site.raw, max_bad_fraction=0.01))
+    done = run_stage(make_project(tmp_path / "project", site.raw, max_bad_fraction=0.01), "decode")
     assert done.returncode == 1
     assert "over decode.max_bad_fraction = 0.01" in done.stderr
     assert "Odd/v_ZeroBytes_g08_c01.avi: empty, a file of no bytes" in done.stderr
@@ -1063,7 +1063,8 @@ def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> 
     project = make_project(tmp_path / "project", raw, timeout_s=2, max_bad_fraction=1.0)
     seconds = f"{random.SystemRandom().randrange(10**6, 10**7)}"
     # Deaf to a polite signal, as a process that waits for a dead disk is.
-    done = run_stage(project, env=stand_in(tmp_path / "ffmpeg", f"*v_Hangs_*) trap '' TERM INT; exec sleep {seconds}"))
+    hangs = stand_in(tmp_path / "ffmpeg", f"*v_Hangs_*) trap '' TERM INT; exec sleep {seconds}")
+    done = run_stage(project, "decode", env=hangs)
     assert done.returncode == 0, done.stderr
     rows = manifest_rows(project)
     hung = rows.pop("Odd/v_Hangs_g09_c01.avi")
@@ -1119,7 +1120,7 @@ def test_what_may_not_be_read_is_a_row(tmp_path: Path) -> None:
     assert fetched.returncode == 0, fetched.stderr
     closed.append(videos / "Odd" / "v_ClosedLater_g09_c01.avi")
     closed[-1].chmod(0)
-    done = run_stage(project, **user)
+    done = run_stage(project, "decode", **user)
     for path in closed:
         path.chmod(0o700)
     assert done.returncode == 0, done.stderr
@@ -1206,7 +1207,7 @@ def test_another_ffmpeg_makes_the_same_shards(source: str, request: pytest.Fixtu
     made = []
     for name, env in {"ours": {}, "other": {"IMAGEIO_FFMPEG_EXE": other}}.items():
         project = make_project(tmp_path / name, raw)
-        done = run_stage(project, env=env)
+        done = run_stage(project, "decode", env=env)
         assert done.returncode == 0, done.stderr
         made.append(shard_digests(project / "data" / "shards"))
     assert made[0] == made[1]

@@ -14,8 +14,8 @@ from pipeline.datasets.source import fetch
 from pipeline.datasets.table import files_of, read_table, sample_key
 from pipeline.results import sha256_of
 from tests.support.decode import make_project, read_manifest, run_stage
+from tests.support.project import write_params
 from tests.support.sources import TREE, source
-from tests.support.training import write_params
 from tests.support.videos import write
 
 GOOD = "path,action,split\nb/1.mp4,run,train\na/1.avi,walk,test\na/2.avi,run,validation\n"
@@ -287,7 +287,7 @@ def test_a_split_without_videos_is_said_before_anything_is_decoded(tmp_path: Pat
     for k in (1, 22):
         write(tmp_path / f"{k}.avi")
     fetched(tmp_path, "\n".join(["path,action,split,group", *rows]))
-    done = run_stage(make_project(tmp_path / "project", tmp_path / "raw"))
+    done = run_stage(make_project(tmp_path / "project", tmp_path / "raw"), "decode")
     assert done.returncode == 1
     assert (
         f"decode: no good video for {missing}: column split of videos.csv and decode.validation_groups [22] leave none"

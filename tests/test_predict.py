@@ -21,7 +21,7 @@ from stages.entry import run
 from stages.predict import main
 from tests.support.evaluation import CARD
 from tests.support.import_closure import ROOT
-from tests.support.training import ENVIRONMENT, run_stage
+from tests.support.project import environment, run_stage
 from tests.support.videos import FFMPEG, write
 
 HEIGHT, WIDTH, CONTEXT = 64, 96, CARD.context
@@ -94,7 +94,7 @@ def test_from_file_to_files(model: Path, video: Path, tmp_path: Path) -> None:
     frame its prediction from the true frames before it."""
     out = tmp_path / "new folder" / "100% out.mp4"
     given = {"model": model, "video": video, "frames": 4, "out": out}
-    done = run_stage("predict", *flags(given), cwd=tmp_path)
+    done = run_stage(tmp_path, "predict", *flags(given))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{out}: 19 frames of the video, then 4 predicted\n")
     assert done.stderr == ""
@@ -309,8 +309,8 @@ def test_stopped_it_leaves_nothing(model: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     given = flags({"model": model, "video": video, "out": "out/out.mp4"})
     command = [sys.executable, "-m", "stages.predict", *given]
-    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    env = environment(TMPDIR=str(tmp_path / "tmp"))
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and len(list(tmp_path.glob("out/.part_*"))) < 2:
             time.sleep(0.05)
         process.terminate()

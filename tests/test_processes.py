@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.decode import environment
+from tests.support.project import environment
 
 # Notes every SIGTERM in a file, and ends at the third.
 CHILD = """

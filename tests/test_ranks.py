@@ -23,8 +23,8 @@ from torch import nn
 from pipeline.clips.shards import RATES
 from pipeline.training.devices import make_fabric
 from pipeline.training.model_file import load_model
+from tests.support.project import environment, run_stage, write_params
 from tests.support.training import (
-    ENVIRONMENT,
     PROGRAM,
     assert_equal,
     config,
@@ -36,11 +36,9 @@ from tests.support.training import (
     losses,
     results,
     run,
-    run_stage,
     start,
     start_training,
     trainable,
-    write_params,
 )
 
 CHANGES = {"clips": {"fraction": 0.125}, "curriculum": curriculum((10, 2)), "optimizer": {"lr": 0.001}}
@@ -227,7 +225,7 @@ def make_project(folder: Path, shards: Path, *, hardware: dict[str, int], **trai
 def test_the_stage_starts_its_ranks_by_itself(shards: Path, tmp_path: Path) -> None:
     """Two of them, since another number would be refused (above)."""
     make_project(tmp_path, shards, hardware={"devices": 2})
-    done = run_stage("train", "lvln", cwd=tmp_path)
+    done = run_stage(tmp_path, "train", "lvln")
     assert done.returncode == 0, done.stderr
     _, said = load_model(tmp_path / "models" / "lvln.safetensors")
     assert said.model == "lvln"
@@ -244,7 +242,7 @@ def test_the_stage_starts_its_ranks_by_itself(shards: Path, tmp_path: Path) -> N
 def test_ranks_do_not_outlive_the_stage(shards: Path, tmp_path: Path, seconds: float) -> None:
     """Killed by SIGKILL as soon as it has started them, or later, when they train: nobody would stop them."""
     make_project(tmp_path, shards, hardware={"devices": 2}, curriculum=curriculum((10, 500)))
-    process = psutil.Popen([sys.executable, "-m", "stages.train", "lvln"], cwd=tmp_path, env=ENVIRONMENT)
+    process = psutil.Popen([sys.executable, "-m", "stages.train", "lvln"], cwd=tmp_path, env=environment())
     deadline = time.monotonic() + 60
     while len(ranks := process.children()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -260,7 +258,7 @@ def test_ranks_do_not_outlive_the_stage(shards: Path, tmp_path: Path, seconds: f
 
 def test_the_stage_says_how_to_start_several_machines(shards: Path, tmp_path: Path) -> None:
     make_project(tmp_path, shards, hardware={"devices": 4, "nodes": 2})
-    done = run_stage("train", "lvln", cwd=tmp_path)
+    done = run_stage(tmp_path, "train", "lvln")
     assert done.returncode == 1
     assert "hardware.nodes: 2" in done.stderr
     assert "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 4" in done.stderr

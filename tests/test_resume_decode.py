@@ -31,7 +31,6 @@ from tests.support.decode import (
     STAGE,
     decode_config,
     encode_any,
-    environment,
     make_raw,
     plan,
     run_stage,
@@ -39,7 +38,7 @@ from tests.support.decode import (
     stand_in,
 )
 from tests.support.import_closure import ROOT
-from tests.support.training import write_params
+from tests.support.project import environment, write_params
 from tests.support.videos import FFMPEG, encode, moving_texture
 
 VIDEOS, PER_SHARD = 24, 3
@@ -118,7 +117,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     raw = make_raw(folder / "raw", videos, lambda path: encode_any(path, frames=40))
     write_table(table_in(raw), raw)
     project = make_project(folder / "project", raw)
-    done = run_stage(project)
+    done = run_stage(project, "decode")
     assert done.returncode == 0, done.stderr
     assert "carrying on" not in done.stdout
     found = results(project)
@@ -162,7 +161,7 @@ def carry_on(project: Path, undisturbed: Reference) -> None:
     """The stage once more, after a run that has finished some shards."""
     finished = check_what_is_there(project, undisturbed)
     assert finished
-    done = run_stage(project)
+    done = run_stage(project, "decode")
     assert done.returncode == 0, done.stderr
     assert f"carrying on: {len(finished) // len(RATES)} of {SHARDS} shards" in done.stdout
     check_finished(project, undisturbed, finished)
@@ -662,7 +661,7 @@ WRONG = ["nonsense://x", "tcp://127.0.0.1:9", "127.0.0.1:9", "tcp://no.such.host
 def test_a_wrong_scheduler_is_a_clear_error_soon(undisturbed: Reference, tmp_path: Path, address: str) -> None:
     project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=address)
     start = time.monotonic()
-    done = run_stage(project)
+    done = run_stage(project, "decode")
     assert time.monotonic() - start < 30
     assert done.returncode == 1
     assert f"decode: decode.scheduler: no dask scheduler at {address} (" in done.stderr
@@ -676,7 +675,7 @@ def test_a_worker_of_another_tree_is_refused(undisturbed: Reference, cluster: Cl
         stream.write("\n# another tree\n")
     cluster.workers(1, cwd=other)
     project = make_project(tmp_path / "project", undisturbed.raw, executor="dask", scheduler=cluster.address)
-    done = run_stage(project)
+    done = run_stage(project, "decode")
     assert done.returncode == 1
     assert "decode: this worker's code or ffmpeg is not that of the run; start the workers from the same tree" in (
         done.stderr

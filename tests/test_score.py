@@ -30,7 +30,7 @@ from pipeline.training.model_file import save_model
 from tests.support.evaluation import CARD, CPU
 from tests.support.import_closure import ROOT
 from tests.support.nets import Counting, small
-from tests.support.training import write_params
+from tests.support.project import write_params
 from tests.support.videos import stored_video
 
 CONFIG = EvaluateConfig(

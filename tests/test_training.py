@@ -26,6 +26,7 @@ from pipeline.training.loop import STATE, phase_clips
 from pipeline.training.model_file import load_model, save_model
 from pipeline.training.step import DelayedMetrics, Step, learning_rate
 from tests.support.import_closure import ROOT
+from tests.support.project import run_stage, write_params
 from tests.support.training import (
     assert_equal,
     assert_same,
@@ -38,11 +39,9 @@ from tests.support.training import (
     losses,
     results,
     run,
-    run_stage,
     same_weights,
     signal_after,
     start_training,
-    write_params,
 )
 from tests.support.videos import stored_video
 
@@ -351,7 +350,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
 
 def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
-    done = run_stage("train", "lvln", cwd=tmp_path)
+    done = run_stage(tmp_path, "train", "lvln")
     assert done.returncode == 1
     assert "train: params.yaml: no such file here" in done.stderr
     assert "no traceback written: " in done.stderr
@@ -411,7 +410,7 @@ def test_sigterm_saves_and_ends_promptly(shards: Path, tmp_path: Path) -> None:
 def test_stage_train_names_bad_params(tmp_path: Path) -> None:
     """Through the command line, as DVC calls it."""
     write_params(tmp_path, {"train": {"lvln": {"optimizer": {"lr": -1}}}})
-    done = run_stage("train", "lvln", cwd=tmp_path)
+    done = run_stage(tmp_path, "train", "lvln")
     assert done.returncode == 1
     assert "train.lvln.optimizer.lr: -1 is not allowed; allowed: a number, above 0" in done.stderr
     assert "Traceback" not in done.stderr
@@ -421,7 +420,7 @@ def test_stage_train_names_bad_params(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [("train",), ("train", "foo"), ("evaluate", "foo"), ("probe", "nonsense")])
 def test_stages_say_which_items_there_are(arguments: tuple[str, ...]) -> None:
     stage, *items = arguments
-    done = run_stage(stage, *items, cwd=ROOT)
+    done = run_stage(ROOT, stage, *items)
     assert done.returncode == 1
     assert done.stderr.startswith(f"usage: python -m stages.{stage} ")
     assert "Traceback" not in done.stderr

@@ -1,10 +1,9 @@
 """Data sets in UCF101's layout that tests make, and how they are decoded: by functions, or by the stage."""
 
-import os
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +12,8 @@ from pipeline.datasets.folder import LISTS, VIDEOS, table_in
 from pipeline.datasets.table import files_of
 from pipeline.decode.plan import DecodeConfig, Row, plan_rows
 from pipeline.results import sha256_of
-from tests.support.import_closure import ROOT
-from tests.support.training import write_params
+from tests.support import project
+from tests.support.project import write_params
 from tests.support.videos import FFMPEG, encode, moving_texture
 
 # --- data sets -------------------------------------------------------------------------------------------------------
@@ -78,9 +77,7 @@ def plan(raw: Path, **changes: object) -> tuple[list[Row], dict[str, Path], Deco
 
 STAGE = [sys.executable, "-m", "stages.decode"]
 
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **more}
+run_stage = partial(project.run_stage, timeout=120)
 
 
 def make_project(folder: Path, raw: Path, **decode: object) -> Path:
@@ -89,16 +86,6 @@ def make_project(folder: Path, raw: Path, **decode: object) -> Path:
     (folder / "data" / "raw").symlink_to(raw)
     write_params(folder, {"decode": decode})
     return folder
-
-
-def run_stage(
-    project: Path, stage: str = "decode", *, timeout: float = 120, env: Mapping[str, str] | None = None, **more: object
-) -> subprocess.CompletedProcess[str]:
-    """env: what the environment has beside; more: options of subprocess.run."""
-    command, env = [sys.executable, "-m", f"stages.{stage}"], environment(**env or {})
-    return subprocess.run(
-        command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=timeout, **more
-    )
 
 
 def stand_in(file: Path, cases: str) -> dict[str, str]:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
-from ruamel.yaml import YAML
 from torch import Tensor, nn
 
 from benchmarks import cases
@@ -30,11 +29,9 @@ from pipeline.training.devices import closing_ranks, make_fabric
 from pipeline.training.logs import make_loggers
 from pipeline.training.loop import Progress, Weights, train
 from pipeline.training.model_card import ModelCard
-from stages.preset import with_preset
-from tests.support.import_closure import ROOT
 from tests.support.nets import VARIANTS
+from tests.support.project import environment
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # one: the fastest for small networks
 PROGRAM = ("-m", "tests.support.training")
 
 SETTINGS = {
@@ -110,7 +107,7 @@ def start(*arguments: object, ranks: int = 1) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=ENVIRONMENT,
+        env=environment(),
         start_new_session=True,
     )
 
@@ -185,23 +182,6 @@ def changed(file: Path) -> int:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-# --- stages ----------------------------------------------------------------------------------------------------------
-
-
-def write_params(folder: Path, changes: dict[str, Any]) -> None:
-    """The tiny preset's params.yaml with changes."""
-    tree = with_preset(ROOT / "presets" / "tiny.yaml", ROOT / "params.yaml")
-    overlay(tree, changes)
-    with (folder / "params.yaml").open("w") as stream:
-        YAML().dump(tree, stream)
-
-
-def run_stage(stage: str, *items: str, cwd: Path) -> subprocess.CompletedProcess:
-    """A stage as DVC calls it."""
-    command = [sys.executable, "-m", f"stages.{stage}", *items]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 # --- what came out ---------------------------------------------------------------------------------------------------
