@@ -89,16 +89,12 @@ def differences(committed: dict, now: dict) -> list[str]:
 
 def committed_metrics(revision: str) -> dict[str, dict]:
     """metrics/*.json as they are in a git revision, by path."""
-    listing = subprocess.run(
-        ["git", "ls-tree", "--name-only", revision, "metrics/"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    return {
-        name: json.loads(
-            subprocess.run(["git", "show", f"{revision}:{name}"], capture_output=True, text=True, check=True).stdout
-        )
-        for name in listing
-        if name.endswith(".json")
-    }
+    names = git("ls-tree", "--name-only", revision, "metrics/").split()
+    return {name: json.loads(git("show", f"{revision}:{name}")) for name in names if name.endswith(".json")}
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def main() -> None:

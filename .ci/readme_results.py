@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.evaluation.baselines import BASELINES
 from pipeline.evaluation.metrics import digits
 from pipeline.evaluation.score import COMPARED, WITH_INTERVALS
+from pipeline.experiments.tables import SHOWN, difference, each_step, heading, spread
 from pipeline.probe.samples import CHOICES
 from pipeline.settings import read_params
 
@@ -24,7 +25,6 @@ TITLES = {
     "gradient_ratio": "gradient energy",
     "nyquist_ratio": "Nyquist share",
 }
-OF_LEVERS = ("psnr", "ssim", "psnr_moving", "gradient_ratio", "nyquist_ratio")
 LEVERS = {  # runs of experiments/runs.yaml
     "as_it_is": "as it is",
     "residual": "adds a colour instead of moving pixels",
@@ -50,15 +50,6 @@ def read(name: str) -> dict:
     return json.loads(Path(name).read_text())
 
 
-def steps(row: dict[str, dict[str, float]], metric: str) -> str:
-    """A metric at every horizon step."""
-    return " / ".join(f"{value:.{digits(metric)}f}" for value in row[metric].values())
-
-
-def heading(*cells: str) -> list[str]:
-    return [f"| {' | '.join(cells)} |".replace("|  |", "| |"), "|---" * len(cells) + "|"]
-
-
 def predictors(folder: str, models: tuple[str, ...]) -> list[str]:
     """A Markdown table: the models, and the baselines on the clips of the last of them."""
     lines = heading("predictor", *TITLES.values())
@@ -66,7 +57,7 @@ def predictors(folder: str, models: tuple[str, ...]) -> list[str]:
     rows = {model: table["model"] for model, table in tables.items()}
     rows |= {name: tables[models[-1]][name] for name in BASELINES}
     for name, row in rows.items():
-        lines.append(f"| {name} | {' | '.join(steps(row, metric) for metric in TITLES)} |")
+        lines.append(f"| {name} | {' | '.join(each_step(row[metric], digits(metric)) for metric in TITLES)} |")
     return lines
 
 
@@ -91,12 +82,6 @@ def share(row: dict[str, float]) -> str:
     return f"{100 * row['top1']:.1f} ± {100 * row['top1_std']:.1f}{ends}"
 
 
-def gain(row: dict[str, float]) -> str:
-    """The same of a difference, with its sign."""
-    ends = f" [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]" if "top1_low" in row else ""
-    return f"{100 * row['top1']:+.1f}{ends}"
-
-
 def probes(folder: str) -> list[str]:
     """Two Markdown tables: every choice beside the controls of its own, and the controls that all share."""
     titles = ("probe", "untrained", "one frame", "shuffled", "probe − encoder", "probe − untrained")
@@ -105,7 +90,7 @@ def probes(folder: str) -> list[str]:
         table = read(f"{folder}/probe_{choice}.json")
         cells = [f"{table['data']['dimensions']:,}", share(table["probe"])]
         cells += [share(table["controls"][name]) for name in ("untrained", "still", "shuffled")]
-        cells += [gain(table["gain"][name]) for name in ("encoder", "untrained")]
+        cells += [difference(table["gain"][name]) for name in ("encoder", "untrained")]
         lines.append(f"| {choice} | {' | '.join(cells)} |")
     common = read(f"{folder}/controls.json")
     names = ("encoder", "conv1", "layer1", "layer2", "layer3", "layer4", "chance")
@@ -135,17 +120,14 @@ def real_data() -> list[str]:
 
 
 def levers() -> list[str]:
-    titles = (TITLES[metric] for metric in OF_LEVERS)
-    lines = heading("lever", "run", *titles, "first prediction is most like frame")
+    lines = heading("lever", "run", *(TITLES[metric] for metric in SHOWN), "first prediction is most like frame")
     runs = read("metrics/experiments/lvln_warp.json")
     for run, name in LEVERS.items():
         if run not in runs:
             lines.append(f"| {name} | `{run}` | not measured | | | | | |")
             continue
-        found, cells = runs[run], []
-        for metric in OF_LEVERS:
-            spread = max(found["model"][f"{metric}_std"].values())
-            cells.append(f"{steps(found['model'], metric)} ± {spread:.{digits(metric)}f}")
+        found = runs[run]
+        cells = [spread(found["model"], metric, digits) for metric, digits in SHOWN.items()]
         lines.append(f"| {name} | `{run}` | {' | '.join(cells)} | {', '.join(sorted(found['like']))} |")
     return lines
 

@@ -54,19 +54,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     processes = len(os.sched_getaffinity(0))
-    costs: dict[str, list[Cost]] = {"stage": [], "bare": [], "floor": []}
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         linked = link_all(arguments.root, Path(folder, "linked"), count=arguments.videos)
         files = sorted((linked / "UCF-101").glob("*/*.avi"))
         (project := Path(folder, "project")).mkdir()
         make_project(project, linked, videos_per_shard=arguments.videos_per_shard)
+        jobs: dict[str, Callable[[], object]] = {
+            "stage": partial(run_stage, project),
+            "bare": partial(run_ffmpeg, files, BARE, processes),
+            "floor": partial(run_ffmpeg, files, FLOOR, processes),
+        }
+        costs: dict[str, list[Cost]] = {name: [] for name in jobs}
         for turn in range(arguments.rounds):
-            work: dict[str, Callable[[], object]] = {
-                "stage": partial(run_stage, project),
-                "bare": partial(run_ffmpeg, files, BARE, processes),
-                "floor": partial(run_ffmpeg, files, FLOOR, processes),
-            }
-            for name, job in work.items():
+            for name, job in jobs.items():
                 cost = cost_of_children(job)
                 costs[name].append(cost)
                 print(f"round {turn + 1}  {name:5}  wall {cost.wall:6.2f} s  CPU {cost.cpu:6.2f} s", flush=True)
@@ -74,7 +74,6 @@ def main() -> None:
         name: Cost(sum(cost.wall for cost in found), sum(cost.cpu for cost in found)) for name, found in costs.items()
     }
     stage, bare, floor = total["stage"], total["bare"], total["floor"]
-    rate = len(files) * arguments.rounds / stage.wall
     sample = sorted((arguments.root / "UCF-101").glob("*/*.avi"))
     sample = sample[:: max(1, len(sample) // arguments.sample)]
     report(
@@ -82,7 +81,7 @@ def main() -> None:
             "videos": len(files),
             "rounds": arguments.rounds,
             "processes": processes,
-            "videos_per_s": rate,
+            "videos_per_s": len(files) * arguments.rounds / stage.wall,
             "ratio_to_bare": stage.wall / bare.wall,
             "ratio_to_bare_cpu": stage.cpu / bare.cpu,
             "ratio_to_decode_only": stage.wall / floor.wall,
@@ -100,13 +99,14 @@ def link_all(root: Path, linked: Path, *, count: int) -> Path:
     clips = sorted((root / "UCF-101").glob("*/*.avi"))
     if not clips:
         raise SystemExit(f"--root: no {root / 'UCF-101'}/<Class>/*.avi")
-    videos = cycle(clips)
     split = read_split(root / "ucfTrainTestlist", 1)
     names = sorted(split.train | split.test)
-    for name in names[:: max(1, len(names) // count)][:count] if count else names:
+    if count:
+        names = names[:: max(1, len(names) // count)][:count]
+    for name, clip in zip(names, cycle(clips), strict=False):
         link = linked / "UCF-101" / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(next(videos).resolve())
+        link.symlink_to(clip.resolve())
     (linked / "ucfTrainTestlist").symlink_to((root / "ucfTrainTestlist").resolve())
     return linked
 

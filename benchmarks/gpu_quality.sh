@@ -7,7 +7,7 @@
 # evaluate_<model>.json, the model files, pictures and logs go; runs/gpu_quality by default. ENCODER: path of a ResNet-18
 # state dict; without it the encoder is random. WHEELS: a folder of wheels to unpack first, for a machine without
 # network. Runs from a plain checkout: needs Python with torch, torchvision, lightning, pydantic and safetensors;
-# opencv-python-headless for the flow baselines, matplotlib and pillow for the pictures. What is absent is said to be.
+# opencv-python-headless for the flow baselines, pillow for the pictures. What is skipped for want of one is said.
 # In the environment: MINUTES (4) a model, SIZE (64x96) of the frames, CPU=1 to try it without a GPU.
 set -uo pipefail
 [ -d "${1:-}" ] || { echo "usage: benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]"; exit 2; }

@@ -66,7 +66,6 @@ def measure(shards: Path, batches: int) -> None:
             for jpeg in jpegs:
                 decode_jpeg(jpeg, mode=ImageReadMode.RGB)
         bare += time.perf_counter() - start
-    clips_per_s = batches * BATCH / ours
 
     cores = len(os.sched_getaffinity(0))
     with_workers = iter(load(clips, order, workers=cores))
@@ -81,7 +80,7 @@ def measure(shards: Path, batches: int) -> None:
             "clips": batches * BATCH,
             "frames": [LENGTH, *frames.shape[-2:]],
             "bytes_per_frame": sum(map(len, jpegs)) / len(jpegs),
-            "clips_per_s": clips_per_s,
+            "clips_per_s": batches * BATCH / ours,
             "bare_clips_per_s": batches * BATCH / bare,
             "fraction_of_decode": bare / ours,
             "workers": {"workers": cores, "clips_per_s": together, "clips_per_s_per_core": together / cores},

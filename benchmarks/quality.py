@@ -6,7 +6,7 @@
 as many epochs as fit the minutes (or on a part of the clips, where one is too long), and scores the test split, or 100
 videos evenly of it.
 Writes OUT/evaluate_<model>.json, with what `dvc repro evaluate@<model>` gives but for the curriculum matrix, and how it
-was made; OUT/<model>.safetensors; and the pictures of the evaluate stage if there is matplotlib.
+was made; OUT/<model>.safetensors; and the pictures of the evaluate stage if there is pillow.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 
-from benchmarks.cases import add_case, hardware, make_config
+from benchmarks.cases import add_case, hardware, make_config, make_net
 from benchmarks.measure import device_name, environment
 from pipeline.clips.batches import EpochOrder, batches
 from pipeline.clips.shards import names_digest, open_videos
@@ -66,16 +66,13 @@ def main() -> None:
     started = time.perf_counter()
     config, machine = settings(given), hardware(workers=given.workers)
     fabric = make_fabric(machine, height=config.height, width=config.width)
-    torch.manual_seed(config.seed)
-    net = build_net(given.model, config.net, height=config.height, width=config.width)
-    encoder = load_weights(net.encoder, config.encoder)
-    cost = measure(fabric, net, config, machine, given.shards)
+    cost = measure(fabric, make_net(given.model, config), config, machine, given.shards)
     left = given.minutes * 60 - (time.perf_counter() - started) - cost.first  # which compiles once more
     config = fit(config, cost, seconds=left)
 
     torch.manual_seed(config.seed)
     net = build_net(given.model, config.net, height=config.height, width=config.width)
-    load_weights(net.encoder, config.encoder)
+    encoder = load_weights(net.encoder, config.encoder)
     run = given.out / f"run_{given.model}"
     shutil.rmtree(run, ignore_errors=True)  # every call trains anew
     record, _ = train(fabric, net, config, machine, {FPS: given.shards}, name=given.model, run=run)

@@ -68,13 +68,14 @@ def compare(arguments: argparse.Namespace) -> None:
         process.wait()
         at = torch.load(state, weights_only=True, map_location="cpu")["progress"]["step"]
         third = finish(start(Path(work, "killed")))
+    others = {"undisturbed": second, "killed": third}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report(
         {
             "steps": first["steps"],
             "killed_after_saving_step": at,
-            "same_weights": {"undisturbed": same(first, second), "killed": same(first, third)},
-            "loss_off_most": {"undisturbed": apart(first, second), "killed": apart(first, third)},
+            "same_weights": {name: first["weights"] == other["weights"] for name, other in others.items()},
+            "loss_off_most": {name: apart(first, other) for name, other in others.items()},
             "device": device_name(device),
             "environment": environment("torch", "lightning"),
         }
@@ -92,10 +93,6 @@ def finish(process: subprocess.Popen) -> dict[str, object]:
     if process.returncode:
         raise SystemExit(f"a run failed with {process.returncode}")
     return json.loads(output.splitlines()[-1])
-
-
-def same(a: dict, b: dict) -> bool:
-    return a["weights"] == b["weights"]
 
 
 def apart(a: dict, b: dict) -> float:

@@ -74,24 +74,19 @@ def ms_ssim(a: Tensor, b: Tensor, regions: Tensor | None = None, *, terms: Terms
     was); there is no value unless every scale has a position in the region, which at the third lies 20 pixels or more
     from the border. terms: ssim_terms(a, b), where they are at hand.
     """
-    scales = ms_ssim_scales(*a.shape[2:])
+    count = sum(min(a.shape[2:]) >> scale >= WINDOW for scale in range(len(SCALES)))
+    exponents = [exponent / sum(SCALES[:count]) for exponent in SCALES[:count]]
     value = torch.ones_like(a[:, 0, 0, 0] if regions is None else regions[:, :, 0, 0])
-    for scale, exponent in enumerate(scales):
+    for scale, exponent in enumerate(exponents):
         luminance, contrast = terms or ssim_terms(a, b)
         terms = None  # of the finest scale alone
-        last = scale == len(scales) - 1
+        last = scale == count - 1
         mean = mean_over(luminance * contrast if last else contrast, _centres(regions))
         value = value * mean.clamp(min=LEAST_CONTRAST) ** exponent
         if not last:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
             regions = None if regions is None else F.max_pool2d(regions, 2)
     return value
-
-
-def ms_ssim_scales(height: int, width: int) -> list[float]:
-    """The exponents of MS-SSIM's scales, the finest first, for images of height × width."""
-    count = sum(min(height, width) >> scale >= WINDOW for scale in range(len(SCALES)))
-    return [exponent / sum(SCALES[:count]) for exponent in SCALES[:count]]
 
 
 def gradient_difference(a: Tensor, b: Tensor, regions: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -144,7 +144,7 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(map(_show, args))
     if origin in (tuple, dict):
         return f"{'a list' if origin is tuple else 'a mapping'}, each {_describe(_item(kind))}"
-    if origin is Union or type(None) in args:
+    if type(None) in args:
         return " or ".join("null" if arg is type(None) else _describe(arg) for arg in args)
     if dataclasses.is_dataclass(kind):
         return f"a mapping of {', '.join(_keys(kind))}"

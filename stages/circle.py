@@ -18,13 +18,14 @@ from stages.entry import matrix_item, run
 
 def main() -> None:
     model = matrix_item("circle", read_params()["train"])
-    experiment, folder = load_experiment(read_circle(model)), Path("runs/experiments", f"circle_{model}")
+    name = f"circle_{model}"
+    experiment, folder = load_experiment(read_circle(model)), Path("runs/experiments", name)
     source = load_section("source", SourceConfig)
     shards = make_shards(source, load_section("decode", DecodeConfig), folder / "data")
     trial = partial(run_circle, experiment=experiment, shards=shards, run=folder)
     trials = every_seed(trial, experiment)
-    write_metrics(Path(f"metrics/experiments/circle_{model}.json"), summarise(trials))
-    first, name = trials[0], f"circle_{model}"
+    write_metrics(Path(f"metrics/experiments/{name}.json"), summarise(trials))
+    first = trials[0]
     title = f"{model} on circles held out, after {first.steps} steps"
     prediction_sheet(Path(f"plots/circle/{name}.png"), **vars(first.pictures), title=title)
     frames, before, after = first.seen

@@ -22,9 +22,8 @@ def main() -> None:
     print("videos:", ", ".join(f"{name} {count}" for name, count in summary["videos"].items()))
     odd = summary["duplicates"] | summary["leaks"]
     odd["classes_without_training"] = summary["source"]["classes_without_training"]
-    odd = {name: count for name, count in odd.items() if count}
-    if odd:
-        print("worth a look, see data/manifest.csv:", ", ".join(f"{name} {count}" for name, count in odd.items()))
+    if found := [f"{name} {count}" for name, count in odd.items() if count]:
+        print("worth a look, see data/manifest.csv:", ", ".join(found))
     write_metrics(Path("metrics/decode.json"), summary)
     shutil.rmtree(WORK)
 

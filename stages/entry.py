@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def matrix_item(stage: str, allowed: Iterable[str]) -> str:
-    """The one argument of a matrix stage; exits with the usage when it is missing or not allowed."""
+    """The one argument of a stage or tool; exits with the usage when it is missing or not allowed."""
     if len(sys.argv) != 2 or sys.argv[1] not in allowed:
         sys.exit(f"usage: python -m stages.{stage} {'|'.join(allowed)}")
     return sys.argv[1]

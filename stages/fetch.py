@@ -18,15 +18,8 @@ def main() -> None:
         shutil.rmtree(raw, ignore_errors=True)
         raise
     found = table[table["path"] != ""]
-    write_metrics(
-        Path("metrics/fetch.json"),
-        {
-            "kind": config.kind,
-            "videos": len(found),
-            "classes": found["action"].nunique(),
-            "bytes": int(found["bytes"].sum()),
-        },
-    )
+    counts = {"videos": len(found), "classes": found["action"].nunique(), "bytes": int(found["bytes"].sum())}
+    write_metrics(Path("metrics/fetch.json"), {"kind": config.kind, **counts})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 from pipeline.results import write_text
 from pipeline.settings import overlay, read_params
 from stages.check import check
-from stages.entry import run
+from stages.entry import matrix_item, run
 
 PRESETS, PARAMS = Path("presets"), Path("params.yaml")
 
@@ -48,13 +47,11 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
 
 
 def main() -> None:
-    names = sorted(file.stem for file in PRESETS.glob("*.yaml"))
-    if len(sys.argv) != 2 or sys.argv[1] not in names:
-        sys.exit(f"usage: python -m stages.preset {'|'.join(names)}")
+    name = matrix_item("preset", sorted(file.stem for file in PRESETS.glob("*.yaml")))
+    file = PRESETS / f"{name}.yaml"
     before = read_params(PARAMS)
     if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", PARAMS], check=False).returncode:
         print(f"{PARAMS} was not as committed; your changes stay wherever the preset says nothing")
-    file = PRESETS / f"{sys.argv[1]}.yaml"
     write_preset(file)
     changed = list(differences(before, read_params(PARAMS)))
     print("\n".join([f"{PARAMS}: {len(changed)} values from {file}", *changed, f"back again: git restore {PARAMS}"]))

@@ -43,12 +43,8 @@ def main() -> None:
 def train_model(name: str, config: TrainConfig, hardware: HardwareConfig) -> None:
     """Trains, as one of the ranks, and writes the results, as the first of them."""
     run_folder = Path("runs", f"train_{name}")
-    fabric = make_fabric(
-        hardware,
-        height=config.height,
-        width=config.width,
-        loggers=make_loggers(run_folder, name=name, wandb=hardware.wandb),
-    )
+    loggers = make_loggers(run_folder, name=name, wandb=hardware.wandb)
+    fabric = make_fabric(hardware, height=config.height, width=config.width, loggers=loggers)
     torch.manual_seed(config.seed)  # torch.nn initialises from the global generator
     net = build_net(name, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)

@@ -93,6 +93,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 1024**2
+
+
 def archive_of(body: bytes = BODY) -> Archive:
     return Archive(NAME, len(body), hashlib.sha256(body).hexdigest())
 
@@ -239,14 +250,8 @@ def test_a_wrong_file_is_refused_and_left_alone(server: Server, tmp_path: Path, 
 def test_memory_stays_flat(server: Server, tmp_path: Path) -> None:
     server.body = bytes(32 * 1024**2)
     archive = archive_of(server.body)
-    tracemalloc.start()
-    try:
-        # Asked for the whole, the server copies none of its body.
+    with little_memory():  # asked for the whole, the server copies none of its body
         download_module.download(archive, server.url, tmp_path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 8 * 1024**2
 
 
 def test_the_pinned_archives_are_the_published_ones() -> None:
@@ -323,15 +328,10 @@ def test_a_members_own_folders_are_not_used(tmp_path: Path, outside: str) -> Non
 def test_a_bomb_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "v.zip", [("UCF101/v_Archery_g08_c01.avi", bytes(64 * 1024**2 + 1))])
     assert archive.stat().st_size < 100_000
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=r"v\.zip: UCF101/v_Archery_g08_c01\.avi exceeds 67108864 bytes"):
-            ucf101.extract_videos(archive, tmp_path / "out", {})
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    message = r"v\.zip: UCF101/v_Archery_g08_c01\.avi exceeds 67108864 bytes"
+    with little_memory(), pytest.raises(ValueError, match=message):
+        ucf101.extract_videos(archive, tmp_path / "out", {})
     assert files(tmp_path / "out") == {}
-    assert peak < 8 * 1024**2
 
 
 def test_a_list_has_a_smaller_bound(tmp_path: Path) -> None:

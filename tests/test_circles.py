@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from pipeline.clips.clips import read_frames
 from pipeline.clips.shards import open_videos
@@ -148,8 +149,6 @@ def small(x, y, radius=6.0):
 
 
 def test_blurred_faded_and_noisy_circles_are_found():
-    from torchvision.transforms.v2.functional import gaussian_blur
-
     frame, plain = small(20.3, 31.8), small(-50, -50)
     blurred = gaussian_blur(frame[None], [13, 13], [3.0, 3.0])[0]
     faded = plain + 0.3 * (frame - plain)
@@ -206,11 +205,11 @@ def test_watched_states_are_those_of_a_prediction(net):
 
 
 @pytest.mark.parametrize(
-    ("place", "message"), [((0, 0), "block: 0 is out of"), ((5, 0), "block"), ((1, 3), "gru: 3 is")]
+    ("block", "gru", "message"), [(0, 0, "block: 0 is out of"), (5, 0, "block"), (1, 3, "gru: 3 is")]
 )
-def test_no_such_filter(net, place, message):
+def test_no_such_filter(net, block, gru, message):
     with pytest.raises(ValueError, match=message):
-        watch(net, torch.zeros(1, 3, 64, 64), block=place[0], gru=place[1])
+        watch(net, torch.zeros(1, 3, 64, 64), block=block, gru=gru)
 
 
 def test_the_filter_that_varies_most_after_training_is_shown(net, tmp_path):

@@ -18,21 +18,9 @@ import yaml
 
 from pipeline.clips.shards import RATES
 from pipeline.evaluation.score import EvaluateConfig, score_clips
-from pipeline.experiments import tables, trial
-from pipeline.experiments.circle import CircleTrial
-from pipeline.experiments.circle import summarise as summarise_circle
-from pipeline.experiments.runs import Run, listed, read_circle, read_run, read_runs
+from pipeline.experiments import circle, tables, trial
+from pipeline.experiments.runs import Run, listed, read_circle, read_run
 from pipeline.experiments.settings import Experiment, load_experiment, with_looks
-from pipeline.experiments.trial import (
-    Trial,
-    fingerprint_of,
-    looks,
-    run_trial,
-    scored_clips,
-    scores_of,
-    start,
-    summarise,
-)
 from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.interruption import stop_requests
@@ -129,41 +117,31 @@ def test_runs_of_equal_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "message"),
+    ("bad", "message"),
     [
-        ("lvln: {a: {}}", "runs.lvln.b is missing; there are a"),
-        ("lvn: {b: {}}", "runs.lvln is missing; there are lvn"),
-        ("lvln: {b: 3}", "runs.lvln.b: 3 is not allowed; allowed: a mapping"),
-        ("lvln: {base: 3, b: {}}", "runs.lvln.base: 3 is not allowed; allowed: a mapping"),
-        ("lvln: 3", "runs.lvln: 3 is not allowed; allowed: a mapping, each a mapping"),
-        ("lvln: {b: {looks: 0}}", "runs.lvln.b.looks: 0 is not allowed; allowed: an integer, at least 1"),
-        ("lvln: {b: {looks: 5}}", "params.yaml with lvln b: looks: 5 does not go with this curriculum"),
-        ("lvln: {b: {clips: {spacin: 2}}}", "train.lvln.clips.spacin: unknown key (value 2); allowed: spacing,"),
-        ("lvln: {b: {batch: 0}}", "train.lvln.batch: 0 is not allowed; allowed: an integer, at least 1"),
-        ("lvln: {b: {early_stopping: {patience: 2}}}", "train.lvln.early_stopping.patience must be 0"),
+        ("runs: {lvln: {a: {}}}", "runs.lvln.b is missing; there are a"),
+        ("runs: {lvn: {b: {}}}", "runs.lvln is missing; there are lvn"),
+        ("runs: {lvln: {b: 3}}", "runs.lvln.b: 3 is not allowed; allowed: a mapping"),
+        ("runs: {lvln: {base: 3, b: {}}}", "runs.lvln.base: 3 is not allowed; allowed: a mapping"),
+        ("runs: {lvln: 3}", "runs.lvln: 3 is not allowed; allowed: a mapping, each a mapping"),
+        ("runs: {lvln: {b: {looks: 0}}}", "runs.lvln.b.looks: 0 is not allowed; allowed: an integer, at least 1"),
+        ("runs: {lvln: {b: {looks: 5}}}", "params.yaml with lvln b: looks: 5 does not go with this curriculum"),
+        ("runs: {lvln: {b: {clips: {space: 2}}}}", "train.lvln.clips.space: unknown key (value 2); allowed: spacing,"),
+        ("runs: {lvln: {b: {batch: 0}}}", "train.lvln.batch: 0 is not allowed; allowed: an integer, at least 1"),
+        ("runs: {lvln: {b: {early_stopping: {patience: 2}}}}", "train.lvln.early_stopping.patience must be 0"),
+        ("seeds: []", "seeds: [] is not allowed; allowed: a list of different integers"),
+        ("seeds: [0, 0]", "seeds: [0, 0] is not allowed; allowed: a list of different integers"),
+        ("seeds: [-1]", "seeds.0: -1 is not allowed; allowed: an integer, at least 0"),
+        ("seeds: null", "seeds: null is not allowed; allowed: a list, each an integer, at least 0"),
     ],
 )
-def test_a_bad_run_is_refused(runs: str, message: str, tmp_path: Path) -> None:
+def test_bad_runs_and_seeds_are_refused(bad: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=re.escape(message)):
-        load_experiment(read_run("lvln", "b", file=written(tmp_path, runs)), params=PARAMS)
-
-
-@pytest.mark.parametrize(
-    ("seeds", "message"),
-    [
-        ("[]", "seeds: [] is not allowed; allowed: a list of different integers"),
-        ("[0, 0]", "seeds: [0, 0] is not allowed; allowed: a list of different integers"),
-        ("[-1]", "seeds.0: -1 is not allowed; allowed: an integer, at least 0"),
-        ("null", "seeds: null is not allowed; allowed: a list, each an integer, at least 0"),
-    ],
-)
-def test_bad_seeds_are_refused(seeds: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=re.escape(message)):
-        read_runs("lvln", file=written(tmp_path, "lvln: {b: {}}", seeds=seeds))
+        load_experiment(read_run("lvln", "b", file=written(tmp_path, **yaml.safe_load(bad))), params=PARAMS)
 
 
 def test_a_model_without_a_section_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, "lvn: {b: {}}")
+    file = written(tmp_path, runs={"lvn": {"b": {}}})
     with pytest.raises(ParamsError, match=r"train\.lvn is missing"):
         load_experiment(read_run("lvn", "b", file=file), params=PARAMS)
     with pytest.raises(ParamsError, match=r"circle\.one_frame is missing; there are lvln"):
@@ -171,18 +149,18 @@ def test_a_model_without_a_section_is_refused(tmp_path: Path) -> None:
 
 
 def test_base_lies_under_the_runs_own_changes(tmp_path: Path) -> None:
-    base, own = "{batch: 2, looks: 3, clips: {spacing: 5}}", "{clips: {spacing: 7, fraction: 0.5}}"
-    run = read_run("lvln", "a", file=written(tmp_path, f"lvln: {{base: {base}, a: {own}}}", seeds="[3]"))
-    assert run.own == {"clips": {"spacing": 7, "fraction": 0.5}}
+    base, own = {"batch": 2, "looks": 3, "clips": {"spacing": 5}}, {"clips": {"spacing": 7, "fraction": 0.5}}
+    run = read_run("lvln", "a", file=written(tmp_path, seeds=[3], runs={"lvln": {"base": base, "a": own}}))
+    assert run.own == own
     assert run.changes == {"batch": 2, "clips": {"spacing": 7, "fraction": 0.5}}
     experiment = load_experiment(run, params=PARAMS)
     assert (experiment.train.batch, experiment.train.clips.spacing, experiment.train.clips.fraction) == (2, 7, 0.5)
     assert (len(experiment.train.curriculum), experiment.seeds) == (3, (3,))
 
 
-def written(folder: Path, runs: str, *, seeds: str = "[0]") -> str:
+def written(folder: Path, **parts: object) -> str:
     file = folder / "runs.yaml"
-    file.write_text(f"seeds: {seeds}\nruns: {{{runs}}}\ncircle: {{lvln: {{}}}}")
+    file.write_text(yaml.safe_dump({"seeds": [0], "runs": {"lvln": {"b": {}}}, "circle": {"lvln": {}}, **parts}))
     return str(file)
 
 
@@ -212,57 +190,57 @@ def folders(shards: Path) -> dict[int, Path]:
 
 
 @pytest.fixture(scope="module")
-def trained(small: Experiment, folders: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    return run_trial(1, experiment=small, shards=folders, run=tmp_path_factory.mktemp("run"))
+def trained(small: Experiment, folders: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> trial.Trial:
+    return trial.run_trial(1, experiment=small, shards=folders, run=tmp_path_factory.mktemp("run"))
 
 
-def test_a_trial(small: Experiment, folders: dict[int, Path], trained: Trial) -> None:
+def test_a_trial(small: Experiment, folders: dict[int, Path], trained: trial.Trial) -> None:
     clips, _ = phase_clips(small.train, folders[10])
     epoch = -(-len(clips) // small.train.batch)
     assert trained.steps == [0, epoch, 2 * epoch]
     # the first look is at the untrained network, on validation clips
-    fabric, net, card = start(small, seed=1)
-    held_back = scored_clips(card, small, folders)
+    fabric, net, card = trial.start(small, seed=1)
+    held_back = trial.scored_clips(card, small, folders)
     assert {video.info.group for video in held_back.videos} == {22}
     expected, _ = score_clips(net, card, held_back, small.evaluate, device=fabric.device)
     assert trained.tables[0]["model"]["psnr"] == expected["model"]["psnr"]
     assert trained.tables[0]["copy_last"] == trained.tables[-1]["copy_last"]
     losses = [table["model"]["loss"]["1"] for table in trained.tables]
     assert losses[-1] < losses[0]
-    rows = looks([trained], horizon=1)
+    rows = trial.looks([trained], horizon=1)
     assert [row["loss"] for row in rows] == losses
     assert [row["step"] for row in rows] == trained.steps
 
 
 def test_overfitting_is_scored_on_its_own_clips(small: Experiment, folders: dict[int, Path], tmp_path: Path) -> None:
     few = replace(small, train=replace(small.train, clips=replace(small.train.clips, overfit=3)))
-    _, _, card = start(few, seed=0)
-    clips = scored_clips(card, few, folders)
+    _, _, card = trial.start(few, seed=0)
+    clips = trial.scored_clips(card, few, folders)
     assert len(clips) == 3
     trained, _ = phase_clips(few.train, folders[10])
     assert [clips.window(i) for i in range(3)] == [trained.window(i) for i in range(3)]
-    trial = run_trial(0, experiment=few, shards=folders, run=tmp_path)
-    assert trial.tables[-1]["model"]["psnr"].keys() == {"1"}  # what it was trained for is all there is of a clip
+    table = trial.run_trial(0, experiment=few, shards=folders, run=tmp_path).tables[-1]
+    assert table["model"]["psnr"].keys() == {"1"}  # what it was trained for is all there is of a clip
 
 
 def test_a_finished_run_is_taken_over(
     small: Experiment,
     folders: dict[int, Path],
-    trained: Trial,
+    trained: trial.Trial,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     def trained_again(name: str, experiment: Experiment) -> bool:
         (tmp_path / name).mkdir(exist_ok=True)  # as training does
-        assert scores_of(name, experiment, folders, tmp_path).items() >= expected.items()
+        assert trial.scores_of(name, experiment, folders, tmp_path).items() >= expected.items()
         output, file = capsys.readouterr().out, tmp_path / f"{name}.json"
         assert output in (
             f"one_frame {name}: {text}\n" for text in (f"taken over from {file}", "training with seeds 0, 1")
         )
         return "training" in output
 
-    expected = {"scores": summarise([trained]), "looks": looks([trained], horizon=1)}
+    expected = {"scores": trial.summarise([trained]), "looks": trial.looks([trained], horizon=1)}
     monkeypatch.setattr(trial, "every_seed", lambda *_: [trained])
     assert trained_again("report", small)
     assert not (tmp_path / "report").exists()
@@ -274,31 +252,32 @@ def test_a_finished_run_is_taken_over(
 
 
 def test_what_a_run_depends_on(small: Experiment, folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    known = fingerprint_of(small, folders)
-    assert fingerprint_of(replace(small, hardware=replace(small.hardware, workers=1)), folders) == known
+    known = trial.fingerprint_of(small, folders)
+    assert trial.fingerprint_of(replace(small, hardware=replace(small.hardware, workers=1)), folders) == known
+    other = replace(small.train, curriculum=(Phase(fps=15, epochs=1),))
     changed = [
-        fingerprint_of(replace(small, train=replace(small.train, curriculum=(Phase(fps=15, epochs=1),))), folders),
-        fingerprint_of(replace(small, evaluate=replace(small.evaluate, spacing=5)), folders),
-        fingerprint_of(replace(small, seeds=(0, 2)), folders),
-        fingerprint_of(small, folders | {10: folders[15]}),
+        trial.fingerprint_of(replace(small, train=other), folders),
+        trial.fingerprint_of(replace(small, evaluate=replace(small.evaluate, spacing=5)), folders),
+        trial.fingerprint_of(replace(small, seeds=(0, 2)), folders),
+        trial.fingerprint_of(small, folders | {10: folders[15]}),
     ]
     monkeypatch.setitem(sys.modules, "pipeline.more", tables)  # other code
-    changed.append(fingerprint_of(small, folders))
+    changed.append(trial.fingerprint_of(small, folders))
     assert len({known, *changed}) == 1 + len(changed)
 
 
-def test_summary_by_hand(trained: Trial) -> None:
+def test_summary_by_hand(trained: trial.Trial) -> None:
     better = json.loads(json.dumps(trained.tables[-1]))
     better["model"]["psnr"]["1"] += 2
     better["resembles"]["1"] = {"0": 9.0, "1": 20.0, "2": 3.0, "3": 1.0}
-    found = summarise([trained, replace(trained, tables=[better])])
+    found = trial.summarise([trained, replace(trained, tables=[better])])
     assert found["model"]["psnr"]["1"] == pytest.approx(trained.tables[-1]["model"]["psnr"]["1"] + 1)
     assert found["model"]["psnr_std"]["1"] == pytest.approx(2**0.5)
     assert found["model"]["psnr_std"]["2"] == 0
     assert sum(found["like"].values()) == 2
     assert found["like"]["1"] >= 1
     assert found["train"]["seeds"] == 2
-    alone = summarise([trained])
+    alone = trial.summarise([trained])
     assert alone["model"]["psnr"] == trained.tables[-1]["model"]["psnr"]
     assert set(alone["model"]["psnr_std"].values()) == {0}
 
@@ -325,9 +304,9 @@ def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
             time.sleep(0.1)
         assert trials
         stage.send_signal(signal.SIGKILL)
-        while any(Path("/proc", trial.name).exists() for trial in trials) and time.monotonic() < deadline:
+        while any(Path("/proc", each.name).exists() for each in trials) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not any(Path("/proc", trial.name).exists() for trial in trials)
+        assert not any(Path("/proc", each.name).exists() for each in trials)
     finally:
         stage.kill()
         stage.wait()
@@ -337,12 +316,12 @@ def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_summary_of_the_circle() -> None:
-    def trial(error: float) -> CircleTrial:
+    def trained(error: float) -> circle.CircleTrial:
         row = {"centre_error": {"1": error}, "lost": {"1": 0.5}}
         table = {"model": row, "copy_last": {"centre_error": {"1": 2.0}, "lost": {"1": 0.0}}, "data": {"clips": 4}}
-        return CircleTrial({"trained": table, "held_out": table}, 7, None, None, None)
+        return circle.CircleTrial({"trained": table, "held_out": table}, 7, None, None, None)
 
-    found = summarise_circle([trial(1.0), trial(3.0)])
+    found = circle.summarise([trained(1.0), trained(3.0)])
     assert found["train"] == {"steps": 7, "seeds": 2}
     for where in ("trained", "held_out"):
         assert found[where]["model"]["centre_error"] == {"1": 2.0}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.clips.shards import open_videos
 from pipeline.datasets import own_table
 from pipeline.datasets.lists import Split, VideoName, classes_of, listed_name, parse_name, read_labels, read_split
-from tests.support.videos import FACTS
+from tests.support.videos import FACTS, write
 
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 ALNUM = string.ascii_letters + string.digits
@@ -159,9 +159,8 @@ def classes_in(files: Mapping[str, bytes]) -> dict[str, str] | None:
 
 
 def write_lists(folder: Path, files: Mapping[str, bytes]) -> Path:
-    folder.mkdir(exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write(folder / name, content)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Losses beyond SSIM, L1 and L2 (test_quality.py), against NumPy; each alone; and what a training step weighs."""
+"""Losses against NumPy (SSIM: test_quality.py); each alone; and what a training step weighs."""
 
 import numpy as np
 import pytest
@@ -112,23 +112,22 @@ def test_ms_ssim_has_gradients_where_the_images_are_opposites() -> None:
     assert b.grad.isfinite().all()
 
 
-def alone(term: str, a: Tensor, b: Tensor) -> Tensor:
-    values = {
-        "dssim": lambda: (1 - ssim(a, b)) / 2,
-        "l1": lambda: (a - b).abs().mean((1, 2, 3)),
-        "l2": lambda: (a - b).square().mean((1, 2, 3)),
-        "ms_dssim": lambda: (1 - ms_ssim(a, b)) / 2,
-        "laplacian": lambda: laplacian_difference(a, b),
-        "gradient": lambda: gradient_difference(a, b),
+def each_alone(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    return {
+        "dssim": (1 - ssim(a, b)) / 2,
+        "l1": (a - b).abs().mean((1, 2, 3)),
+        "l2": (a - b).square().mean((1, 2, 3)),
+        "ms_dssim": (1 - ms_ssim(a, b)) / 2,
+        "laplacian": laplacian_difference(a, b),
+        "gradient": gradient_difference(a, b),
     }
-    return values[term]()
 
 
 @pytest.mark.parametrize("term", LOSSES)
 def test_every_term_alone(term: str) -> None:
     a, b = pair()
     found = loss_per_image(a, b, {term: 3.0})
-    torch.testing.assert_close(found, alone(term, a, b))
+    torch.testing.assert_close(found, each_alone(a, b)[term])
     assert (found > 0.01).all()
     torch.testing.assert_close(loss_per_image(a, a, {term: 1.0}), torch.zeros(3), atol=1e-6, rtol=0)
 
@@ -136,7 +135,7 @@ def test_every_term_alone(term: str) -> None:
 def test_all_terms_together_are_their_weighted_mean() -> None:
     a, b = pair()
     weights = {term: float(k) for k, term in enumerate(LOSSES, 1)}
-    expected = sum(weight * alone(term, a, b) for term, weight in weights.items()) / 21
+    expected = sum(weights[term] * value for term, value in each_alone(a, b).items()) / 21
     torch.testing.assert_close(loss_per_image(a, b, weights), expected)
 
 

@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp, kstest
 from pipeline.datasets import motions
 from pipeline.datasets.motions import ANGLE, CLASSES, OCTAVE, PERIODS, SPEEDS, MotionsConfig, X, Y
 from pipeline.settings import ParamsError, from_dict
+from tests.support.decode import stand_in
 from tests.support.videos import files
 
 SMALL = SimpleNamespace(seed=3, groups=1, clips=1, frames=12)  # smaller than the settings allow
@@ -86,12 +87,9 @@ def test_videos_are_real(folder, name):
 
 
 def test_a_failed_encoding_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
-    failing = tmp_path / "ffmpeg"
-    failing.write_text(
-        '#!/bin/sh\nfor a; do case "$a" in *.avi) echo half > "$a";; esac; done\necho no room >&2; exit 1\n'
-    )
-    failing.chmod(0o755)
-    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(failing))
+    fails = '*) for a; do case "$a" in *.avi) echo half > "$a";; esac; done; echo no room >&2; exit 1'
+    for name, value in stand_in(tmp_path / "ffmpeg", fails).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match=r"v_ZoomIn_g01_c01\.avi.*no room"):
         motions.write_video(SMALL, tmp_path / "out", ("ZoomIn", 1, 1))
     assert list((tmp_path / "out" / "ZoomIn").iterdir()) == []

@@ -24,17 +24,6 @@ from pipeline.probe.classifier import ProbeConfig, ProbeRun, run_probe
 from pipeline.probe.comparison import HeldOut, compare, correct_by_video, read_held_out, run_seeds
 from pipeline.probe.features import states as features
 from pipeline.probe.features.extract import extract
-from pipeline.probe.features.states import (
-    CONDITIONS,
-    FeaturesConfig,
-    check_split,
-    check_tokens,
-    extract_states,
-    network_for,
-    read_clip,
-    select,
-    windows,
-)
 from pipeline.probe.heads import AttentivePooler, HeadConfig, make_net
 from pipeline.probe.samples import Samples, Splits, read_splits
 from pipeline.settings import from_dict
@@ -42,8 +31,9 @@ from tests.support.committed import of_committed_figures
 from tests.support.evaluation import CARD, CPU
 from tests.support.import_closure import ROOT
 from tests.support.nets import VARIANTS, small
+from tests.support.videos import files
 
-FEATURES = FeaturesConfig(model="lvln", fps=10, clips=2, frames=3, token_stride=8, batch=4, seed=0)
+FEATURES = features.FeaturesConfig(model="lvln", fps=10, clips=2, frames=3, token_stride=8, batch=4, seed=0)
 CONFIG = ProbeConfig(
     head=HeadConfig(kind="mlp", hidden=32, batch_norm=True, attentive_width=16),
     dropout=0.3,
@@ -71,7 +61,7 @@ def test_the_reports_choices_and_their_sizes() -> None:
     numbers = torch.arange(sum(sizes)).split(sizes)
     maps = [part.view(1, *shape) for part, shape in zip(numbers, shapes, strict=True)]
     states = {name: level.chunk(3, 1) for name, level in zip(LEVELS, maps, strict=True)}
-    chosen = select(states, [level.double() for level in maps], grid=(8, 10))
+    chosen = features.select(states, [level.double() for level in maps], grid=(8, 10))
     assert chosen["deepest"].shape == (1, 15_360)
     assert chosen["subsample"].shape == (1, 10_080)
     assert chosen["subsample"][0].tolist() == list(range(0, sum(sizes[:3]), 128))
@@ -82,7 +72,7 @@ def test_pooled_and_tokens_by_numpy() -> None:
     """Means of blocks where a level is finer than the grid, the nearest place where it is coarser."""
     maps = [torch.randn(2, 3, 8, 16), torch.randn(2, 5, 2, 4)]
     states = {level: (torch.zeros(2, 1, 1, 1),) for level in LEVELS}
-    chosen = select(states, maps, grid=(4, 8))
+    chosen = features.select(states, maps, grid=(4, 8))
     fine, coarse = (level.numpy() for level in maps)
     pooled = [f(level, axis=(2, 3)) for level in (fine, coarse) for f in (np.mean, np.max)]
     np.testing.assert_allclose(chosen["pooled"], np.concatenate(pooled, 1), rtol=1e-5, atol=1e-6)
@@ -112,13 +102,13 @@ def test_clips_of_different_lengths_advance_together(name: str) -> None:
     """Batched extraction equals feeding each clip by itself with predict()."""
     net = small(name, height=32, width=32).eval()
     clips = [torch.randint(0, 256, (length, 3, 32, 32), dtype=torch.uint8) for length in (3, 6, 1, 6)]
-    together = extract_states(net, clips, height=32, width=32, token_stride=8, encoder=True)
+    together = features.extract_states(net, clips, height=32, width=32, token_stride=8, encoder=True)
     for i, clip in enumerate(clips):
         with torch.no_grad():
             _, states = predict(net, as_images(clip, height=32, width=32)[None], horizon=1, clip_feedback=True)
             taps = net.encoder(as_images(clip, height=32, width=32))
             taps["layer4"] = net.encoder.deepest(taps["layer3"])
-        for key, value in select(states, net.hidden(states), grid=(4, 4)).items():
+        for key, value in features.select(states, net.hidden(states), grid=(4, 4)).items():
             torch.testing.assert_close(together[key][i], value[0], rtol=1e-3, atol=1e-4)
         expected = torch.cat([tap.mean((0, 2, 3)) for tap in taps.values()])
         assert expected.shape == (1024,)
@@ -128,8 +118,8 @@ def test_clips_of_different_lengths_advance_together(name: str) -> None:
 def test_a_still_clip_is_its_last_frame_repeated() -> None:
     net = small("lvln_warp", height=32, width=32).eval()
     still = [torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(length, -1, -1, -1) for length in (2, 4)]
-    encoded_once = extract_states(net, still, height=32, width=32, token_stride=8, still=True)
-    plain = extract_states(net, still, height=32, width=32, token_stride=8)
+    encoded_once = features.extract_states(net, still, height=32, width=32, token_stride=8, still=True)
+    plain = features.extract_states(net, still, height=32, width=32, token_stride=8)
     for name, values in plain.items():
         torch.testing.assert_close(encoded_once[name], values, rtol=1e-4, atol=1e-5)
 
@@ -138,16 +128,16 @@ def test_windows_are_spread_over_the_video(shards: Path) -> None:
     video = open_videos(shards / "10", "test")[0]
     frames = video.info.frames  # 30 at 25 fps
     assert frames == 12
-    assert windows(video, FEATURES) == [(0, 3), (9, 3)]
-    assert windows(video, replace(FEATURES, clips=4)) == [(0, 3), (3, 3), (6, 3), (9, 3)]
-    assert windows(video, replace(FEATURES, clips=1)) == [(4, 3)]
-    assert windows(video, replace(FEATURES, clips=1, frames=0)) == [(0, 12)]
-    assert windows(video, replace(FEATURES, frames=40)) == [(0, 12), (0, 12)]
+    assert features.windows(video, FEATURES) == [(0, 3), (9, 3)]
+    assert features.windows(video, replace(FEATURES, clips=4)) == [(0, 3), (3, 3), (6, 3), (9, 3)]
+    assert features.windows(video, replace(FEATURES, clips=1)) == [(4, 3)]
+    assert features.windows(video, replace(FEATURES, clips=1, frames=0)) == [(0, 12)]
+    assert features.windows(video, replace(FEATURES, frames=40)) == [(0, 12), (0, 12)]
 
 
 def test_conditions_change_what_is_seen_and_nothing_else(shards: Path) -> None:
     video = open_videos(shards / "10", "test")[0]
-    seen = {name: read_clip(video, (2, 6), name, seed=(0, 5)) for name in CONDITIONS}
+    seen = {name: features.read_clip(video, (2, 6), name, seed=(0, 5)) for name in features.CONDITIONS}
     true = read_frames(video, 2, 6)
     assert torch.equal(seen["trained"], true)
     assert torch.equal(seen["untrained"], true)
@@ -160,9 +150,9 @@ def test_conditions_change_what_is_seen_and_nothing_else(shards: Path) -> None:
 def test_the_untrained_network_has_fresh_weights_and_the_same_encoder() -> None:
     net = small("lvln", height=32, width=32).eval()
     before = torch.get_rng_state()
-    fresh, again, other = (network_for("untrained", net, CARD, seed=seed) for seed in (0, 0, 1))
+    fresh, again, other = (features.network_for("untrained", net, CARD, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
-    assert network_for("still", net, CARD, seed=0) is net
+    assert features.network_for("still", net, CARD, seed=0) is net
     ours, theirs = net.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours if key.startswith("encoder."))
@@ -172,16 +162,11 @@ def test_the_untrained_network_has_fresh_weights_and_the_same_encoder() -> None:
 
 
 def make(shards: Path, folder: Path, *, condition: str = "trained", count: int = 7, **changes: object) -> dict:
-    torch.manual_seed(0)
     net = small("lvln", height=32, width=32).eval()
     videos = open_videos(shards / "10", "test")[:count]
     config = replace(FEATURES, **changes)
     names = {"out": folder / condition, "work": folder / "runs", "condition": condition, "model_sha256": "x"}
     return extract(net, CARD, videos, ["test"] * count, config=config, **names)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None:
@@ -191,8 +176,8 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
     assert table["video"].tolist() == [video.key for video in videos]
     assert table["label"].tolist() == [video.info.label for video in videos]
     net = small("lvln", height=32, width=32).eval()
-    clips = [read_frames(video, *window) for video in videos for window in windows(video, FEATURES)]
-    expected = extract_states(net, clips, height=32, width=32, token_stride=8, encoder=True)
+    clips = [read_frames(video, *window) for video in videos for window in features.windows(video, FEATURES)]
+    expected = features.extract_states(net, clips, height=32, width=32, token_stride=8, encoder=True)
     assert set(shapes) == set(expected)
     for name, values in expected.items():
         stored = np.load(tmp_path / f"trained/{name}.npy")
@@ -237,7 +222,7 @@ def test_a_killed_run_carries_on_to_the_same_bytes(shards: Path, tmp_path: Path,
     assert again.returncode == 0, again.stderr
     assert f"calls {4 if seconds == 0 else 7}" in again.stdout
     make(shards, tmp_path / "b", count=10, batch=3)
-    assert contents(tmp_path / "a/trained") == contents(tmp_path / "b/trained")
+    assert files(tmp_path / "a/trained") == files(tmp_path / "b/trained")
     assert not (tmp_path / "a/runs/rows").exists()
 
 
@@ -245,7 +230,7 @@ def test_another_runs_rows_are_not_taken(shards: Path, tmp_path: Path) -> None:
     assert python(KILLED, shards, tmp_path / "a", 4, 0).returncode == -signal.SIGKILL
     make(shards, tmp_path / "a", count=10, batch=3, seed=1, clips=1)  # other settings
     make(shards, tmp_path / "b", count=10, batch=3, seed=1, clips=1)
-    assert contents(tmp_path / "a/trained") == contents(tmp_path / "b/trained")
+    assert files(tmp_path / "a/trained") == files(tmp_path / "b/trained")
 
 
 @pytest.mark.slow
@@ -269,20 +254,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_a_model_of_another_split_is_refused(shards: Path) -> None:
     test = open_videos(shards / "10", "test")
-    check_split(replace(CARD, test_digest=names_digest(test)), test, model="lvln")
+    features.check_split(replace(CARD, test_digest=names_digest(test)), test, model="lvln")
     for other in (names_digest(test[1:]), names_digest(open_videos(shards / "10", "train")), ""):
         with pytest.raises(ValueError, match=r"models/lvln\.safetensors .* another split .* dvc repro train@lvln"):
-            check_split(replace(CARD, test_digest=other), test, model="lvln")
+            features.check_split(replace(CARD, test_digest=other), test, model="lvln")
 
 
 def test_bad_feature_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"features\.token_stride: 12 does not divide .* 64×32"):
-        check_tokens(12, height=64, width=32)
+        features.check_tokens(12, height=64, width=32)
     tree = asdict(FEATURES)
     with pytest.raises(ValueError, match=r"features: frames is 0, the whole video: clips is 2; allowed: 1"):
-        from_dict({**tree, "frames": 0}, FeaturesConfig, where="features")
+        from_dict({**tree, "frames": 0}, features.FeaturesConfig, where="features")
     with pytest.raises(ValueError, match=r"features\.clips: 0 is not allowed; allowed: an integer, at least 1"):
-        from_dict({**tree, "clips": 0}, FeaturesConfig, where="features")
+        from_dict({**tree, "clips": 0}, features.FeaturesConfig, where="features")
 
 
 def test_readers_and_writers_of_features_agree() -> None:
@@ -325,8 +310,8 @@ def test_heads_have_the_layers_of_the_report() -> None:
 # --- the probe -------------------------------------------------------------------------------------------------------
 
 
-def split_of(features: np.ndarray, labels: np.ndarray, *, clips: int = 1) -> Samples:
-    return Samples((features.astype(np.float32),), slice(None), np.arange(len(labels)), torch.from_numpy(labels), clips)
+def split_of(values: np.ndarray, labels: np.ndarray, *, clips: int = 1) -> Samples:
+    return Samples((values.astype(np.float32),), slice(None), np.arange(len(labels)), torch.from_numpy(labels), clips)
 
 
 def blobs(n: int, *, spread: float, classes: int = 4, clips: int = 1) -> Splits:
@@ -413,6 +398,8 @@ def test_the_curve_of_figure_10() -> None:
     assert [row["epoch"] for row in coarse.sample] == [row["epoch"] for row in coarse.curve]
     assert [row["validation"] for row in coarse.sample] == [row["validation"] for row in coarse.curve]
     assert torch.equal(fine.scores, coarse.scores)
+    rare = probe(splits, epochs=3, validate_every=100.0)
+    assert [row["epoch"] for row in rare.sample] == [3]  # the last step always
 
 
 def test_seeds_and_random_state() -> None:
@@ -450,12 +437,6 @@ def test_features_that_are_all_constant_give_chance() -> None:
     splits = blobs(40, spread=1.0)
     constant = Splits(*(split_of(np.ones((40, 6)), split.labels.numpy()) for split in splits))
     assert accuracy(constant) == 0.25
-
-
-def test_the_last_step_is_watched_however_short_the_training() -> None:
-    """Three epochs, a row every hundred."""
-    sample = probe(blobs(40, spread=1.0), epochs=3, validate_every=100.0).sample
-    assert [row["epoch"] for row in sample] == [3]
 
 
 def test_one_training_clip_is_a_clear_error() -> None:
@@ -532,11 +513,8 @@ def test_summary_and_classes_by_hand() -> None:
     assert summarise(RUNS[:1], LABELS, GROUPS, resamples=5)["top1_std"] == 0
     assert table["top5"] == 1
     assert (table["top1_low"], table["top1_high"]) == pytest.approx((0.5, 0.75))  # the two groups' own means
-    assert set(summarise(RUNS, LABELS, [("a", 1), ("b", 1), ("c", 2), ("c", 2)], resamples=5)) == {
-        "top1",
-        "top1_std",
-        "top5",
-    }
+    apart = [("a", 1), ("b", 1), ("c", 2), ("c", 2)]  # one group a class: no interval
+    assert set(summarise(RUNS, LABELS, apart, resamples=5)) == {"top1", "top1_std", "top5"}
     tables = by_class(RUNS, LABELS, {0: "a", 1: "b", 2: "c"})
     assert tables["per_class"] == {"a": 1, "b": 0.5, "c": 0.5}
     assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos

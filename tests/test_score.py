@@ -178,10 +178,8 @@ def test_a_new_metric_is_one_entry(videos: list, monkeypatch: pytest.MonkeyPatch
     assert table["data"]["moving"]["frames_brightness"] == table["data"]["moving"]["frames"]
     assert digits("brightness_moving") == 1
     allowed = runpy.run_path(str(ROOT / ".ci/compare_metrics.py"))["allowed"]
-    limits = [
-        allowed((of, name, "1"), 0.5) for of in ("model", "oracle") for name in ("brightness", "brightness_moving")
-    ]
-    assert limits == [1, 2, 3, 4]
+    names = "brightness", "brightness_moving"
+    assert [allowed((of, name, "1"), 0.5) for of in ("model", "oracle") for name in names] == [1, 2, 3, 4]
     assert allowed(("data", "moving", "frames_brightness", "1"), 9) == 2
 
 
@@ -378,9 +376,7 @@ def test_filter_sheet_is_blue_white_and_red(tmp_path: Path) -> None:
 
 def test_animation(tmp_path: Path) -> None:
     context, targets, predictions = (
-        torch.zeros(2, 3, 3, 32, 32),
-        torch.full((2, 4, 3, 32, 32), 0.5),
-        torch.zeros(2, 4, 3, 32, 32),
+        torch.full((2, count, 3, 32, 32), level) for count, level in ((3, 0.0), (4, 0.5), (4, 0.0))
     )
     targets[:, :, 0] = 0.2
     for name in ("a.gif", "b.gif"):

@@ -113,12 +113,7 @@ def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shapes"),
-    [
-        ("lvln", [(3, 1), (2, 1), (2, 2)]),
-        ("one_frame", [(2, 1)]),
-        ("full_res", [(2, 1)]),
-        ("lvln_warp", [(2, 1)]),
-    ],
+    [("lvln", [(3, 1), (2, 1), (2, 2)]), ("one_frame", [(2, 1)]), ("full_res", [(2, 1)]), ("lvln_warp", [(2, 1)])],
 )
 def test_the_rollout_loss_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> None:
     """What torch.compile is given on a GPU: no graph break, for both batch sizes of an epoch and for frames that are

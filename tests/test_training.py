@@ -218,29 +218,27 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_phase(shards: Path, tmp_p
         run(settings, shards, tmp_path)
 
 
+@pytest.mark.parametrize("lag", [0, 2])
 def test_the_last_good_state_survives_a_loss_that_is_not_finite(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
 ) -> None:
     """Saved after every step, the state never gets past the step before; read late, as on a GPU, neither."""
-    for lag in (0, 2):
-        folder = tmp_path / str(lag)
-        original = Step.__call__
-        calls = itertools.count()
+    original, calls = Step.__call__, itertools.count()
 
-        def poisoned(self: Step, clips: torch.Tensor, **choices: object) -> torch.Tensor:
-            values = original(self, clips, **choices)  # noqa: B023
-            return values if next(calls) < 5 else values * math.nan  # noqa: B023
+    def poisoned(self: Step, clips: torch.Tensor, **choices: object) -> torch.Tensor:
+        values = original(self, clips, **choices)
+        return values if next(calls) < 5 else values * math.nan
 
-        with monkeypatch.context() as patch:
-            patch.setattr(Step, "__call__", poisoned)
-            patch.setattr(DelayedMetrics, "lag", lag)
-            with pytest.raises(FloatingPointError, match=rf"loss nan.* at step 5, .*kept in {folder}/state\.pt"):
-                run(config(), shards, folder, checkpoint_minutes=1e-9)
-        progress = torch.load(folder / STATE)["progress"]
-        assert progress["step"] <= 5
-        assert all(math.isfinite(loss) for loss in progress["pending"])
-        record = run(config(), shards, folder, checkpoint_minutes=1e-9).record
-        assert all(map(math.isfinite, losses(record.curve)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "__call__", poisoned)
+        patch.setattr(DelayedMetrics, "lag", lag)
+        with pytest.raises(FloatingPointError, match=rf"loss nan.* at step 5, .*kept in {tmp_path}/state\.pt"):
+            run(config(), shards, tmp_path, checkpoint_minutes=1e-9)
+    progress = torch.load(tmp_path / STATE)["progress"]
+    assert progress["step"] <= 5
+    assert all(math.isfinite(loss) for loss in progress["pending"])
+    record = run(config(), shards, tmp_path, checkpoint_minutes=1e-9).record
+    assert all(map(math.isfinite, losses(record.curve)))
 
 
 def test_reading_late_changes_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

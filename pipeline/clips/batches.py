@@ -65,29 +65,25 @@ def batches(clips: Clips, order: EpochOrder, hardware: HardwareConfig, device: t
             yield batch.to(device, non_blocking=True)
 
 
-def load(clips: Clips, order: EpochOrder, *, workers: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Batches uint8 (B, T, 3, H, W) in the given order."""
-    return _loader(clips, order, workers=workers, pin_memory=pin_memory)
+def load(clips: Dataset, order: EpochOrder, *, workers: int = 0, pin_memory: bool = False) -> DataLoader:
+    """Batches in the given order: of Clips, uint8 (B, T, 3, H, W)."""
+    return DataLoader(
+        clips,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=_as_it_is,  # the datasets give whole batches
+        # Workers seeded from this generator, so that loading does not draw from the global one.
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
 
 
 def load_encoded(clips: Clips, order: EpochOrder, *, workers: int = 0) -> Iterator[tuple[list[torch.Tensor], int]]:
     """The same batches as (the JPEGs of all clips, one after the other; how many clips B): for decode_jpegs where
     the model is."""
-    for packed, sizes in _loader(EncodedClips(clips), order, workers=workers):
+    for packed, sizes in load(EncodedClips(clips), order, workers=workers):
         yield list(packed.split(sizes)), len(sizes) // clips.length
-
-
-def _loader(clips: Dataset, order: EpochOrder, *, workers: int, **options: object) -> DataLoader:
-    return DataLoader(
-        clips,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_as_it_is,  # the datasets give whole batches
-        # Workers seeded from this generator, so that loading does not draw from the global one.
-        generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals_to_the_parent,
-        **options,
-    )
 
 
 def _as_it_is(batch: object) -> object:
@@ -105,9 +101,6 @@ class EncodedClips(Dataset):
 
     def __init__(self, clips: Clips):
         self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """All bytes in one tensor, since each tensor costs a file descriptor on its way from a loader worker; and

@@ -52,10 +52,8 @@ def take_fraction(videos: list[StoredVideo], fraction: float, *, seed: int) -> l
         by_label.setdefault(video.info.label, []).append(i)
     kept: set[int] = set()
     for label, members in sorted(by_label.items()):
-        chosen = np.random.default_rng([seed, label]).permutation(len(members))[
-            : max(1, round(fraction * len(members)))
-        ]
-        kept.update(members[i] for i in chosen)
+        count = max(1, round(fraction * len(members)))
+        kept.update(np.random.default_rng([seed, label]).permutation(members)[:count].tolist())
     return [video for i, video in enumerate(videos) if i in kept]
 
 

@@ -15,7 +15,7 @@ import json
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class ShardFile:
         """Appends a video's frames at one rate; sizes: bytes of each of the jpegs, which are taken one by one."""
         offsets = [0, *accumulate(sizes)]
         info = SampleInfo(action, label, group, clip, fps, len(offsets) - 1, offsets, source_sha256)
-        text = json.dumps({name: getattr(info, name) for name in SampleInfo.__slots__}, sort_keys=True).encode()
+        text = json.dumps(asdict(info), sort_keys=True).encode()
         self._add(f"{key}.json", len(text), [text])
         self._add(f"{key}.mjpeg", offsets[-1], jpegs)
 

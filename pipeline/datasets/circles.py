@@ -84,9 +84,7 @@ def generate(config: CirclesConfig, folder: Path, *, workers: int) -> None:
     that calls this needs an `if __name__ == "__main__"` guard). Files of the same names are replaced, others kept.
     Raises RuntimeError if ffmpeg fails, ValueError for workers < 1.
     """
-    trained = [name for name in names() if name[1] not in TEST_GROUPS]
-    tested = [name for name in names() if name[1] in TEST_GROUPS]
-    generated.write_lists(folder / LISTS, CLASSES, dict.fromkeys((1, 2, 3), (trained, tested)))
+    generated.write_lists(folder / LISTS, CLASSES, names(), dict.fromkeys((1, 2, 3), TEST_GROUPS))
     videos = folder / VIDEOS
     generated.write_all(partial(write_video, config, videos), names(), videos, workers=workers, title="circles")
 
@@ -113,11 +111,8 @@ def trajectory(config: CirclesConfig, class_name: str, group: int, clip: int) ->
         start, height = SEQUENCES[class_name, group]
     else:
         start, height = np.random.default_rng([config.seed, CLASSES.index(class_name), group, clip]).random(2)
-    x = (
-        config.diameter / 2
-        + start * (WIDTH - config.diameter - config.travel)
-        + config.speed * np.arange(config.frames)
-    )
+    first = config.diameter / 2 + start * (WIDTH - config.diameter - config.travel)
+    x = first + config.speed * np.arange(config.frames)
     if DIRECTIONS[class_name] < 0:
         x = WIDTH - x
     y = config.diameter / 2 + height * (HEIGHT - config.diameter)

@@ -4,7 +4,7 @@ XviD in AVI, 320 × 240, 25 fps, folder and file names, and the official lists.
 """
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,18 +26,20 @@ def file_name(class_name: str, group: int, clip: int) -> str:
 
 
 def write_lists(
-    folder: Path, classes: Sequence[str], splits: Mapping[int, tuple[Sequence[Name], Sequence[Name]]]
+    folder: Path, classes: Sequence[str], names: Sequence[Name], tested: Mapping[int, Collection[int]]
 ) -> None:
-    """Writes classInd.txt and, with CRLF as the official, each split's lists: {number: (trained, tested)}."""
+    """Writes classInd.txt and each split's lists, with CRLF as the official. tested: {split: groups to test on}."""
     labels = {class_name: label for label, class_name in enumerate(classes, start=1)}
 
     def write(list_name: str, lines: list[str]) -> None:
         write_text(folder / list_name, "".join(f"{line}\r\n" for line in lines))
 
     write("classInd.txt", [f"{label} {class_name}" for class_name, label in labels.items()])
-    for split, (trained, tested) in splits.items():
-        write(f"trainlist{split:02}.txt", [f"{file_name(*name)} {labels[name[0]]}" for name in trained])
-        write(f"testlist{split:02}.txt", [file_name(*name) for name in tested])
+    for split, groups in tested.items():
+        train = [name for name in names if name[1] not in groups]
+        test = [name for name in names if name[1] in groups]
+        write(f"trainlist{split:02}.txt", [f"{file_name(*name)} {labels[name[0]]}" for name in train])
+        write(f"testlist{split:02}.txt", [file_name(*name) for name in test])
 
 
 def write_all(write: Callable[[Name], None], names: Sequence[Name], folder: Path, *, workers: int, title: str) -> None:

@@ -57,10 +57,9 @@ def read_labels(lists: Path) -> dict[str, int]:
         if row["class"] in labels:
             raise ValueError(f"{where}: class {row['class']!r} appears twice; give each class one line")
         labels[row["class"]] = int(row["label"]) - 1
-    found = sorted(labels.values())
-    if found != list(range(len(found))):
-        wrong = next(label for rank, label in enumerate(found) if label != rank)
-        raise ValueError(f"{file}: number {wrong + 1} breaks the count; expected 1..{len(found)}, each once")
+    for rank, label in enumerate(sorted(labels.values())):
+        if label != rank:
+            raise ValueError(f"{file}: number {label + 1} breaks the count; expected 1..{len(labels)}, each once")
     return dict(sorted(labels.items(), key=lambda item: item[1]))
 
 
@@ -91,9 +90,8 @@ def read_splits(lists: Path) -> dict[int, Split]:
 
     ValueError if there is no trainlist at all, if two folders claim a file, and as read_split.
     """
-    splits = {
-        number: read_split(lists, number) for number in SPLIT_NUMBERS if (lists / f"trainlist0{number}.txt").exists()
-    }
+    there = [number for number in SPLIT_NUMBERS if (lists / f"trainlist0{number}.txt").exists()]
+    splits = {number: read_split(lists, number) for number in there}
     if not splits:
         raise ValueError(f"{lists}: no trainlist01.txt, 02 or 03; expected the official split lists")
     classes: dict[str, str] = {}
@@ -122,11 +120,10 @@ def _rows(file: Path, line: re.Pattern[str], expected: str) -> Iterator[tuple[st
         raise ValueError(f"{file}: cannot be read ({error.strerror}); expected a file of lines {expected}") from error
     if not text.strip():
         raise ValueError(f"{file}: is empty; expected lines {expected}")
-    for number, row in enumerate(text.split("\n"), start=1):
-        if row.strip():
-            match = line.fullmatch(row.strip())
-            if match is None:
-                raise ValueError(f"{file}:{number}: {row.strip()[:200]!r} is malformed; expected {expected}")
+    for number, row in enumerate(map(str.strip, text.split("\n")), start=1):
+        if row:
+            if not (match := line.fullmatch(row)):
+                raise ValueError(f"{file}:{number}: {row[:200]!r} is malformed; expected {expected}")
             yield f"{file}:{number}", match
 
 

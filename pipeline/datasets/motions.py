@@ -16,6 +16,7 @@ groups of every class to test on, and one or more of groups 22–25, which are i
 import math
 import os
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -72,12 +73,7 @@ def generate(config: MotionsConfig, folder: Path, *, workers: int) -> None:
     that calls this needs an `if __name__ == "__main__"` guard). Files of the same names are replaced, others kept.
     Raises RuntimeError if ffmpeg fails, ValueError for workers < 1.
     """
-    names = [
-        (class_name, group, clip)
-        for class_name in CLASSES
-        for group in range(1, config.groups + 1)
-        for clip in range(1, config.clips + 1)
-    ]
+    names = list(product(CLASSES, range(1, config.groups + 1), range(1, config.clips + 1)))
     write_lists(names, folder / LISTS)
     videos = folder / VIDEOS
     generated.write_all(partial(write_video, config, videos), names, videos, workers=workers, title="motions")
@@ -85,14 +81,8 @@ def generate(config: MotionsConfig, folder: Path, *, workers: int) -> None:
 
 def write_lists(names: list[Name], folder: Path) -> None:
     """Writes classInd.txt and the three splits' lists of `names`."""
-    splits = {}
-    for split in (1, 2, 3):
-        tested = range(7 * split - 6, 7 * split + 1)
-        splits[split] = (
-            [name for name in names if name[1] not in tested],
-            [name for name in names if name[1] in tested],
-        )
-    generated.write_lists(folder, CLASSES, splits)
+    tested = {split: range(7 * split - 6, 7 * split + 1) for split in (1, 2, 3)}
+    generated.write_lists(folder, CLASSES, names, tested)
 
 
 def write_video(config: MotionsConfig, folder: Path, name: Name) -> None:

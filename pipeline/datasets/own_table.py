@@ -56,14 +56,14 @@ def make_table(config: TableConfig) -> pd.DataFrame:
     if config.root is not None and not root.is_dir():
         raise ValueError(f"source.table.root: {root} is not a folder; relative paths in {file} start there")
     rows = _read(file, root.resolve())
-    there = [row.video for row in rows if _is_there(row.file)]
+    there = [row for row in rows if _is_there(row.file)]
     if not there:
         raise ValueError(
             f"{file}: there is none of its {len(rows)} files, the first is {rows[0].file}; relative paths start in "
             f"the folder of this file, or where source.table.root says"
         )
-    files = {row.video: row.file for row in rows}
-    facts = dict(zip(there, describe_files([files[video] for video in there]), strict=True))
+    described = zip(there, describe_files([row.file for row in there]), strict=True)
+    found = {row.video: {"path": row.file.as_posix(), **facts} for row, facts in described}
     labels = {action: label for label, action in enumerate(sorted({row.cells["action"] for row in rows}))}
     groups = _groups([row.cells.get("group", str(number)) for number, row in enumerate(rows, start=1)])
     table = pd.DataFrame(
@@ -73,7 +73,7 @@ def make_table(config: TableConfig) -> pd.DataFrame:
             "label": labels[row.cells["action"]],
             "group": group,
             "split": row.cells["split"],
-            **({"path": row.file.as_posix(), **facts[row.video]} if row.video in facts else ABSENT),
+            **found.get(row.video, ABSENT),
         }
         for row, group in zip(rows, groups, strict=True)
     )

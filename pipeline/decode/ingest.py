@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -87,9 +87,8 @@ def ingest(rows: Sequence[Row], paths: Mapping[str, Path], config: DecodeConfig,
     if finished:
         print(f"carrying on: {len(finished)} of {len(tasks)} shards are in {work}")
     # The largest first, so that no worker is left alone with one at the end.
-    todo = sorted(
-        (task for task in tasks if task.shard not in finished), key=lambda task: -sum(row.bytes for row in task.rows)
-    )
+    todo = [task for task in tasks if task.shard not in finished]
+    todo.sort(key=lambda task: sum(row.bytes for row in task.rows), reverse=True)
     videos = sum(len(task.rows) for task in todo)
     with closing(_run(todo, config)) as shards, tqdm(total=videos, desc="decode", unit="video") as progress:
         for task, made, making in shards:
@@ -121,18 +120,13 @@ def _tasks(rows: Sequence[Row], paths: Mapping[str, Path], work: Path, config: D
 
 def _finished(task: Task) -> list[Row] | None:
     """The rows of a shard made earlier from the same videos, config and tools; None when there is none."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no receipt, or not one of ours
         receipt = json.loads(task.receipt.read_text(encoding="utf-8"))
         sizes = {rate: task.tar(int(rate)).stat().st_size for rate in receipt["sizes"]}
         rows = [Row(**row) for row in receipt["rows"]]
-        if (
-            receipt["key"] == task.key()
-            and sizes == receipt["sizes"]
-            and TRANSIENT.isdisjoint(row.reason for row in rows)
-        ):
+        fits = receipt["key"] == task.key() and sizes == receipt["sizes"]
+        if fits and TRANSIENT.isdisjoint(row.reason for row in rows):
             return rows
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
     return None
 
 

@@ -109,7 +109,6 @@ def summarise(manifest: pd.DataFrame) -> dict[str, object]:
     """Counts for metrics/decode.json; `found` is always good + bad, and the reasons of `bad` add up to it."""
     good, bad = (manifest[manifest["verdict"] == verdict] for verdict in (GOOD, BAD))
     seconds = sum(frames / Fraction(rate) for frames, rate in zip(good["frames"], good["rate"], strict=True))
-    by_content = good.groupby("sha256")
     in_test = good[good["split"] == "test"]
     return {
         "videos": {
@@ -140,8 +139,8 @@ def summarise(manifest: pd.DataFrame) -> dict[str, object]:
         },
         "short_clips": {str(rate): int((good[f"frames_{rate}"] < CLIP).sum()) for rate in RATES},
         "duplicates": {
-            "copies": int((by_content.size() - 1).sum()),
-            "contents_in_several_splits": int((by_content["split"].nunique() > 1).sum()),
+            "copies": int(good["sha256"].duplicated().sum()),
+            "contents_in_several_splits": int((good.groupby("sha256")["split"].nunique() > 1).sum()),
         },
         "leaks": {
             "test_videos_in_training": int(in_test["sha256"].isin(good[good["split"] != "test"]["sha256"]).sum()),
@@ -152,7 +151,7 @@ def summarise(manifest: pd.DataFrame) -> dict[str, object]:
 
 def _per_class(videos: pd.DataFrame) -> dict[str, int]:
     counts = videos["action"].value_counts()
-    smallest, largest = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)
+    smallest, largest = min(counts, default=0), max(counts, default=0)
     return {"videos": len(videos), "classes": len(counts), "smallest_class": smallest, "largest_class": largest}
 
 
@@ -164,5 +163,4 @@ def _lacks_training(good: pd.DataFrame) -> pd.Series:
 def _shares_its_group(good: pd.DataFrame) -> pd.Series:
     """Whether each video's class and group are in the test split and outside it."""
     tested = good["split"] == "test"
-    sides = tested.groupby([good["action"], good["group"]]).transform("nunique")
-    return sides > 1
+    return tested.groupby([good["action"], good["group"]]).transform("nunique") > 1

@@ -1,6 +1,7 @@
 """What becomes of every file found, and of every video listed: a row each, settled before anything is decoded."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -99,12 +100,11 @@ def plan_rows(table: pd.DataFrame, config: DecodeConfig) -> list[Row]:
     column = split_column(table, config)
     rows = [_planned(item, column, config) for item in table.itertuples() if item.path or getattr(item, column)]
     rows.sort(key=lambda row: hashlib.sha256(row.video.encode("utf-8", "surrogateescape")).digest())
-    counts: dict[str, int] = {}
+    counts = Counter()
     for i, row in enumerate(rows):
         if row.verdict == GOOD:
-            number = counts.get(row.split, 0)
-            counts[row.split] = number + 1
-            rows[i] = replace(row, shard=f"{row.split}-{number // config.videos_per_shard:05d}.tar")
+            rows[i] = replace(row, shard=f"{row.split}-{counts[row.split] // config.videos_per_shard:05d}.tar")
+            counts[row.split] += 1
     return sorted(rows, key=lambda row: row.video)
 
 

@@ -41,8 +41,7 @@ def baselines(context: Tensor, targets: Tensor, *, flow: bool = True) -> dict[st
         found["constant_velocity"] = torch.stack([warp(last, k * back) for k in ahead], 1)
         found["half_velocity"] = torch.stack([warp(last, k * back / 2) for k in ahead], 1)
     if flow and cv2:
-        truth = targets.unbind(1)
-        found["oracle"] = torch.stack([warp(last, optical_flow(frame, last)) for frame in truth], 1)
+        found["oracle"] = torch.stack([warp(last, optical_flow(frame, last)) for frame in targets.unbind(1)], 1)
     return found
 
 

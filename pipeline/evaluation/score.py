@@ -126,11 +126,10 @@ def _table(means: Mapping[str, GroupMeans], config: EvaluateConfig) -> dict[str,
     table: dict[str, dict] = {}
     for name in PREDICTORS:
         if name in means:
-            metrics = {metric: means[name].mean(metric) for metric in means[name].totals}
+            table[name] = {metric: means[name].mean(metric) for metric in means[name].totals}
             for ratio in RATIOS:
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    metrics[ratio] /= means["truth"].mean(ratio)
-            table[name] = metrics
+                    table[name][ratio] /= means["truth"].mean(ratio)
     for name in ("model", *(f"model_over_{other}" for other in COMPARED)):
         if name in means:
             table.setdefault(name, {metric: means[name].mean(metric) for metric in WITH_INTERVALS})

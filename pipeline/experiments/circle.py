@@ -57,11 +57,10 @@ def run_circle(seed: int, *, experiment: Experiment, shards: Mapping[int, Path],
     fabric, net, card = start(experiment, seed=seed)
     untrained = deepcopy(net)
     record, _ = train(fabric, net, config, hardware, shards, name=name, run=run / str(seed))
-    net.cpu()
     tables = {}
-    for name, split in SPLITS.items():
+    for where, split in SPLITS.items():
         videos = open_videos(shards[evaluation.fps], split)
-        tables[name], pictures = centre_errors(
+        tables[where], pictures = centre_errors(
             net,
             card,
             videos,

@@ -47,18 +47,15 @@ def fill(template: str) -> str:
 def runs(items: Sequence[str]) -> list[str]:
     """Means over the seeds at horizon steps 1 / 2 / 3, ± the largest of their deviations; then copying the last context
     frame, on the same clips; then the commands."""
-    lines = [
-        "| run | change | steps | PSNR (dB) | SSIM | PSNR, moving | gradient energy | Nyquist share |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = heading("run", "change", "steps", "PSNR (dB)", "SSIM", "PSNR, moving", "gradient energy", "Nyquist share")
     copies = {}
     named = {item: read_run(*item.split()) for item in items}
     for item, run in named.items():
         found = _read(run.model)[run.name]
         change = ", ".join(f"`{text}`" for text in _assignments(run.own, run.model))
-        cells = [_spread(found["model"], metric, digits) for metric, digits in SHOWN.items()]
+        cells = [spread(found["model"], metric, digits) for metric, digits in SHOWN.items()]
         lines.append(f"| {item} | {change} | {found['train']['steps']} | {' | '.join(cells)} |")
-        cells = [_steps(found["copy_last"][metric], digits) for metric, digits in SHOWN.items()]
+        cells = [each_step(found["copy_last"][metric], digits) for metric, digits in SHOWN.items()]
         copies.setdefault(tuple(cells), []).append(item)
     for cells, of in copies.items():
         name = "copy_last" if len(copies) == 1 else f"copy_last, clips of {', '.join(of)}"
@@ -71,7 +68,7 @@ def grid(items: Sequence[str]) -> list[str]:
     """One frame ahead, means over the seeds, a column a look."""
     curves = {item: _curve(item).groupby("step")["nyquist_ratio"].mean() for item in items}
     steps = sorted(set().union(*(curve.index for curve in curves.values())))
-    lines = [f"| run | {' | '.join(f'step {step}' for step in steps)} |", "|---" * (len(steps) + 1) + "|"]
+    lines = heading("run", *(f"step {step}" for step in steps))
     for item, curve in curves.items():
         cells = (f"{curve[step]:,.2f}" if step in curve.index else "" for step in steps)
         lines.append(f"| {item} | {' | '.join(cells)} |")
@@ -91,30 +88,28 @@ def motion(items: Sequence[str]) -> list[str]:
             gain = curve["psnr_moving"] - curve["copy_last_psnr_moving"]
             low, better = curve["loss"] < THRESHOLD, gain > 0
             cells = [
-                *_first(low, curve["step"], "step {:.0f}"),
-                *_first(low, gain, "{:+.2f} dB"),
-                *_first(better, curve["step"], "step {:.0f}"),
-                *_first(better, curve["loss"], "{:.3f}"),
+                _first(low, curve["step"], "step {:.0f}"),
+                _first(low, gain, "{:+.2f} dB"),
+                _first(better, curve["step"], "step {:.0f}"),
+                _first(better, curve["loss"], "{:.3f}"),
+                f"{curve['loss'].iloc[-1]:.3f}",
+                f"{gain.iloc[-1]:+.2f} dB",
             ]
-            cells += [f"{curve['loss'].iloc[-1]:.3f}", f"{gain.iloc[-1]:+.2f} dB"]
             lines.append(f"| {item} | {seed} | {' | '.join(cells)} |")
     return lines
 
 
 def circle(items: Sequence[str]) -> list[str]:
     """Distances in pixels at horizon steps 1 / 2 / 3, means over the seeds ± the largest deviation."""
-    lines = [
-        "| model | steps | sequences | distance (pixels) | copying | no circle found |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = heading("model", "steps", "sequences", "distance (pixels)", "copying", "no circle found")
     for item in items:
         found = _read(f"circle_{item}")
         for where, label in (("trained", "the five"), ("held_out", "held out")):
             part = found[where]
             cells = [
-                _spread(part["model"], "centre_error", 2),
-                _steps(part["copy_last"]["centre_error"], 2),
-                _steps(part["model"]["lost"], 2),
+                spread(part["model"], "centre_error", 2),
+                each_step(part["copy_last"]["centre_error"], 2),
+                each_step(part["model"]["lost"], 2),
             ]
             lines.append(f"| {item} | {found['train']['steps']} | {label} | {' | '.join(cells)} |")
     return lines
@@ -124,7 +119,7 @@ def probe(items: Sequence[str], *, folder: str = "metrics") -> list[str]:
     """Top-1 of each choice of features and of its controls."""
     tables = {item: json.loads(Path(folder, f"probe_{item}.json").read_text()) for item in items}
     controls = sorted(set().union(*(table["controls"] for table in tables.values())))
-    lines = [f"| features | probe | {' | '.join(controls)} |", "|---" * (len(controls) + 2) + "|"]
+    lines = heading("features", "probe", *controls)
     for item, table in tables.items():
         cells = [f"{table['controls'][name]['top1']:.1%}" if name in table["controls"] else "" for name in controls]
         lines.append(f"| {item} | {_accuracy(table['probe'])} | {' | '.join(cells)} |")
@@ -135,19 +130,19 @@ def gain(items: Sequence[str], *, folder: str = "metrics") -> list[str]:
     """Differences in top-1, video by video, with 95 % intervals over groups."""
     tables = {item: json.loads(Path(folder, f"probe_{item}.json").read_text())["gain"] for item in items}
     names = ("chance", "encoder", "untrained", "still", "shuffled")
-    lines = [f"| features | {' | '.join(f'over {name}' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    lines = heading("features", *(f"over {name}" for name in names))
     for item, table in tables.items():
-        lines.append(f"| {item} | {' | '.join(_difference(table[name]) for name in names)} |")
+        lines.append(f"| {item} | {' | '.join(difference(table[name]) for name in names)} |")
     return lines
 
 
 def models(items: Sequence[str]) -> list[str]:
     """Top-1 of the trained and the untrained network, and the difference, as in `gain`."""
-    lines = ["| model | features | probe | untrained | over untrained |", "|---|---|---|---|---|"]
+    lines = heading("model", "features", "probe", "untrained", "over untrained")
     for item in items:
         for choice, table in _read(f"probe_{item}").items():
             cells = [_accuracy(table["probe"]), _accuracy(table["controls"]["untrained"])]
-            lines.append(f"| {item} | {choice} | {' | '.join(cells)} | {_difference(table['gain']['untrained'])} |")
+            lines.append(f"| {item} | {choice} | {' | '.join(cells)} | {difference(table['gain']['untrained'])} |")
     return lines
 
 
@@ -174,6 +169,27 @@ def command(run: Run) -> str:
     return f"dvc exp run --queue {' '.join(words)} evaluate@{run.model}"
 
 
+def heading(*cells: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |".replace("|  |", "| |"), "|---" * len(cells) + "|"]
+
+
+def each_step(values: Mapping[str, float], digits: int) -> str:
+    """A metric at every horizon step."""
+    return " / ".join(f"{value:.{digits}f}" for value in values.values())
+
+
+def spread(row: Mapping[str, Mapping[str, float]], metric: str, digits: int) -> str:
+    """The same ± the largest of its deviations over the seeds."""
+    return f"{each_step(row[metric], digits)} ± {max(row[f'{metric}_std'].values()):.{digits}f}"
+
+
+def difference(row: Mapping[str, float]) -> str:
+    """A gain in top-1 in percentage points, with its sign, [interval]."""
+    ends = f" [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]" if "top1_low" in row else ""
+    return f"{100 * row['top1']:+.1f}{ends}"
+
+
 def _assignments(changes: Mapping[str, Any], model: str) -> list[str]:
     """As DVC takes them: YAML in flow style, which needs no quotes here."""
     keys = dotted(changes, f"train.{model}")
@@ -189,22 +205,9 @@ def _curve(item: str) -> pd.DataFrame:
     return pd.read_csv(CURVES / model / f"{name}.csv")
 
 
-def _steps(values: dict[str, float], digits: int) -> str:
-    return " / ".join(f"{value:.{digits}f}" for value in values.values())
-
-
-def _spread(row: dict[str, dict[str, float]], metric: str, digits: int) -> str:
-    return f"{_steps(row[metric], digits)} ± {max(row[f'{metric}_std'].values()):.{digits}f}"
-
-
 def _accuracy(row: dict[str, float]) -> str:
     return f"{row['top1']:.1%} ± {row['top1_std']:.1%}"
 
 
-def _difference(row: dict[str, float]) -> str:
-    ends = f" [{100 * row['top1_low']:+.1f}, {100 * row['top1_high']:+.1f}]" if "top1_low" in row else ""
-    return f"{100 * row['top1']:+.1f}{ends}"
-
-
-def _first(when: pd.Series, value: pd.Series, form: str) -> list[str]:
-    return [form.format(value[when].iloc[0]) if when.any() else "never"]
+def _first(when: pd.Series, value: pd.Series, form: str) -> str:
+    return form.format(value[when].iloc[0]) if when.any() else "never"

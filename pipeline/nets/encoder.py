@@ -3,7 +3,6 @@
 Shapes: N images, H × W pixels; a tap is (N, channels, H / stride, W / stride).
 """
 
-import hashlib
 import pickle
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from pipeline.nets.pretrained import pretrained_file
+from pipeline.results import sha256_of
 from pipeline.settings import given_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the weights expect
@@ -104,7 +104,8 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
     """
     if weights == "random":
         _calibrate(encoder)
-        return {"weights": "random", "sha256": "", "random_layers": _layers(encoder.resnet)}
+        layers = [name for name, layer in encoder.resnet.named_children() if list(layer.parameters())]
+        return {"weights": "random", "sha256": "", "random_layers": layers}
     path = given_path(weights)
     if weights == "imagenet":
         others = "train.<model>.encoder to its path, or to random"
@@ -132,8 +133,7 @@ def load_weights(encoder: Encoder, weights: str) -> dict[str, object]:
             f"encoder weights {path} do not fit ResNet-18: {len(state)} entries; unknown: {unexpected[:3]}; "
             f"incomplete layers: {sorted(half_filled)}; it should hold conv1.weight, bn1.weight, layer1.0.…"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"weights": path.name, "sha256": digest, "random_layers": sorted(random_layers)}
+    return {"weights": path.name, "sha256": sha256_of(path), "random_layers": sorted(random_layers)}
 
 
 @torch.no_grad()
@@ -149,7 +149,3 @@ def _calibrate(encoder: Encoder) -> None:
     for norm in norms:
         norm.momentum = 0.1
     encoder.train()
-
-
-def _layers(resnet: nn.Module) -> list[str]:
-    return [name for name, child in resnet.named_children() if next(child.parameters(), None) is not None]

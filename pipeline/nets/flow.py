@@ -61,10 +61,9 @@ def lucas_kanade(now: Tensor, before: Tensor) -> Tensor:
 def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences along x and y, per pixel."""
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    inner = slice(1, -1)
-    return (padded[..., inner, 2:] - padded[..., inner, :-2]) / 2, (
-        padded[..., 2:, inner] - padded[..., :-2, inner]
-    ) / 2
+    x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    return x, y
 
 
 def _box(images: Tensor, size: int) -> Tensor:

@@ -34,41 +34,34 @@ def chance(train: Tensor, videos: int, *, classes: int) -> Tensor:
 
 
 def interval(values: np.ndarray, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
-    """{low, high} of the mean of (V,), the ends of its 95 % interval over groups, which are drawn within their actions:
-    the test list's balance of classes is given, not chance. Empty when no action has two groups."""
+    """{top1_low, top1_high} of (V,) shares or differences: the ends of the mean's 95 % interval over groups, which are
+    drawn within their actions: the test list's balance of classes is given, not chance. Empty when no action has two
+    groups."""
     means = GroupMeans()
-    means.add({"value": torch.from_numpy(np.asarray(values, float))[:, None]}, groups)
-    low, high = means.interval("value", resamples=resamples, seed=0, strata=itemgetter(0))
-    return {"low": float(low[0]), "high": float(high[0])} if np.isfinite(low[0]) else {}
+    means.add({"top1": torch.from_numpy(values)[:, None]}, groups)
+    low, high = means.interval("top1", resamples=resamples, seed=0, strata=itemgetter(0))
+    return {"top1_low": float(low[0]), "top1_high": float(high[0])} if np.isfinite(low[0]) else {}
 
 
 def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
     """Means over the runs of top-1 and top-5; top-1's spread over them (sample deviation) and its interval."""
     top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
     ends = interval(fraction_correct(runs, labels), groups, resamples=resamples)
-    return {
-        "top1": mean(top1),
-        "top1_std": deviation(top1),
-        "top5": mean(top5),
-        **{f"top1_{end}": value for end, value in ends.items()},
-    }
+    return {"top1": mean(top1), "top1_std": deviation(top1), "top5": mean(top5), **ends}
 
 
 def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> dict[str, dict]:
     """per_class: mean top-1 of the runs; mean_class: the mean of those, in which every class counts alike, however many
     videos it has; confusion: {actual: {predicted: share of the class's videos}}, those above 0."""
-    counts = sum(
-        torch.bincount(labels * scores.shape[1] + scores.argmax(1), minlength=scores.shape[1] ** 2).double()
-        for scores in runs
-    ).view(runs[0].shape[1], -1)
-    shares = (counts / counts.sum(1, keepdim=True)).tolist()
-    present = sorted(set(labels.tolist()))
-    per_class = {names[k]: shares[k][k] for k in present}
+    predicted = torch.cat([scores.argmax(1) for scores in runs])
+    table = pd.crosstab(labels.repeat(len(runs)).numpy(), predicted.numpy(), normalize="index")
+    shares = table.to_dict("index")  # {actual: {predicted: share}}
+    per_class = {names[k]: row.get(k, 0.0) for k, row in shares.items()}
     return {
         "per_class": per_class,
         "mean_class": mean(per_class.values()),
         "confusion": {
-            names[k]: {names.get(j, str(j)): share for j, share in enumerate(shares[k]) if share} for k in present
+            names[k]: {names.get(j, str(j)): share for j, share in row.items() if share} for k, row in shares.items()
         },
     }
 
@@ -79,6 +72,5 @@ def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence[Group], *,
     found = {}
     for name in controls:
         difference = probe - controls[name].to_numpy()
-        ends = interval(difference, groups, resamples=resamples)
-        found[name] = {"top1": float(difference.mean()), **{f"top1_{end}": value for end, value in ends.items()}}
+        found[name] = {"top1": float(difference.mean()), **interval(difference, groups, resamples=resamples)}
     return found

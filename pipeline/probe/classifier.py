@@ -9,6 +9,7 @@ Shapes: V videos, S clips in all, K classes.
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.probe.accuracy import top_k
 from pipeline.probe.heads import HeadConfig, Standardise, make_net
@@ -95,9 +97,8 @@ def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int, d
                 schedule.step()
                 step = (epoch - 1) * count + i
                 if step % every == 0:
-                    samples.append(
-                        {"epoch": step / count, "validation": top_k(_score(net, sample, device), sample.labels, 1)}
-                    )
+                    accuracy = top_k(_score(net, sample, device), sample.labels, 1)
+                    samples.append({"epoch": step / count, "validation": accuracy})
             scores = _score(net, validation, device)
             if not scores.isfinite().all():
                 raise ValueError(f"probe.lr: {config.lr} makes the scores infinite in epoch {epoch}; lower it")
@@ -110,19 +111,15 @@ def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int, d
     return ProbeRun(curve, samples, _score(net, test, device), chosen)
 
 
-def _optimizer(
-    config: ProbeConfig, net: nn.Module, *, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+def _optimizer(config: ProbeConfig, net: nn.Module, *, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
     settings = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adam":
         optimizer = torch.optim.AdamW(net.parameters(), **settings)
     else:
         optimizer = torch.optim.SGD(net.parameters(), momentum=MOMENTUM, **settings)
     if config.schedule == "constant":
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
+        return optimizer, LambdaLR(optimizer, lambda _: 1.0)
+    return optimizer, LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _step(
@@ -143,11 +140,7 @@ def _step(
 def _score(net: nn.Module, samples: Samples, device: torch.device) -> Tensor:
     """Probabilities of the videos, (V, K), on the CPU: the means of their clips'."""
     net.eval()
-    parts = np.arange(len(samples))
-    found = [
-        net(samples.take(rows).to(device)).softmax(1).cpu()
-        for rows in np.split(parts, range(SCORED, len(parts), SCORED))
-    ]
+    found = [net(features.to(device)).softmax(1).cpu() for features in _in_order(samples)]
     return torch.cat(found).unflatten(0, (-1, samples.clips)).mean(1)
 
 
@@ -155,10 +148,15 @@ def _moments(samples: Samples) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each dimension, or of each channel of the tokens, over all clips, in one pass; the
     deviation is at least FLOOR of their median, and 1e-6 where nearly all are constant."""
     total, squares, count = 0, 0, 0
-    parts = np.arange(len(samples))
-    for rows in np.split(parts, range(SCORED, len(parts), SCORED)):
-        values = samples.take(rows).double().flatten(0, -2)  # (clips or tokens, dimensions)
+    for features in _in_order(samples):
+        values = features.double().flatten(0, -2)  # (clips or tokens, dimensions)
         total, squares, count = total + values.sum(0), squares + values.square().sum(0), count + len(values)
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     return mean.float(), spread.clamp(min=max(FLOOR * float(spread.median()), 1e-6)).float()
+
+
+def _in_order(samples: Samples) -> Iterator[Tensor]:
+    """All samples, at most SCORED clips at a time."""
+    rows = np.arange(len(samples))
+    return map(samples.take, np.split(rows, range(SCORED, len(rows), SCORED)))

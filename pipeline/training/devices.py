@@ -38,13 +38,12 @@ def make_fabric(config: HardwareConfig, *, height: int, width: int, loggers: Seq
     ddp = config.strategy == "ddp" or config.ranks > 1
     if config.compile is True and ddp:
         raise ValueError("hardware.compile: true does not go with ddp; set it to auto or false")
-    precision = pick_precision(config.precision, device, smallest=min(height, width))
     fabric = Fabric(
         accelerator=device,
         devices=config.devices,
         num_nodes=config.nodes,
         strategy=DDPStrategy(broadcast_buffers=False) if ddp else "auto",  # statistics are equal on all ranks
-        precision=precision,
+        precision=pick_precision(config.precision, device, smallest=min(height, width)),
         loggers=list(loggers),
     )
     fabric.launch()

@@ -20,15 +20,12 @@ class Stop:
 def only_one(path: Path) -> Iterator[None]:
     """Holds the lock file `path`; RuntimeError when another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(path).acquire(timeout=0)
     except Timeout:
         raise RuntimeError(f"another process is at work in {path.parent}; wait for it or stop it") from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

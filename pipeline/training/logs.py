@@ -28,8 +28,7 @@ def make_loggers(run: Path, *, name: str, wandb: Literal["disabled", "offline", 
         try:
             _ = logger.experiment  # logs in
         except WandbError as error:
-            problem = f"hardware.wandb: {wandb}: {error}"
-            raise ValueError(f"{problem}; set it to offline, or run: wandb login") from error
+            raise ValueError(f"hardware.wandb: {wandb}: {error}; set it to offline, or run: wandb login") from error
         loggers.append(logger)
     return loggers
 

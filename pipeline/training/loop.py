@@ -124,8 +124,6 @@ class _Training:
         fingerprints = {STATE: self.fingerprint()} | {f"phase_{n}.pt": self.fingerprint(n) for n in longest_first}
         self.checkpoints = Checkpoints(fabric, run, fingerprints, minutes=hardware.checkpoint_minutes, stop=stop)
 
-    # --- one epoch of the current phase ---
-
     def epoch(self) -> None:
         """Trains from progress.batch on, validates, and closes the phase if it is over."""
         config, progress = self.config, self.progress
@@ -137,7 +135,7 @@ class _Training:
             f"{self.name} phase {progress.phase + 1}/{len(self.clips)} ({phase.fps} fps) "
             f"epoch {progress.epoch + 1}/{phase.epochs}"
         )
-        if progress.step == 0 and progress.batch == 0:
+        if progress.step == 0:
             self.draw(validation)
         order = self.order(clips, seed=config.seed, epoch=number, first=progress.batch)
         varied = varied_batches(clips, order, config, self.hardware, self.fabric.device, epoch=number)
@@ -214,8 +212,6 @@ class _Training:
         ranks = {"rank": self.fabric.global_rank, "ranks": self.fabric.world_size}
         return EpochOrder(len(clips), self.config.batch, **ranks, **choices)
 
-    # --- numbers ---
-
     def over_ranks(self, values: Tensor) -> Tensor:
         """(n,) on each rank -> (n + 2,): their mean, and the stop and save flags, above zero if a rank is asked to stop
         or if it is time to save. Shared, so that all ranks act on them after the same step."""
@@ -255,8 +251,6 @@ class _Training:
 
     def log(self, row: dict[str, float]) -> None:
         self.fabric.log_dict({f"train/{key}": row[key] for key in ("loss", "lr", "fps")}, int(row["step"]))
-
-    # --- state ---
 
     def fingerprint(self, phases: int | None = None) -> str:
         """Of the whole run, or of its first so many phases."""
@@ -324,25 +318,16 @@ class _Training:
 
 def phase_clips(config: TrainConfig, folder: Path) -> tuple[Clips, Clips]:
     """Clips to train on and clips of the validation groups, at one rate."""
-    length, spacing = config.context + config.horizon, config.clips.spacing
+    cut = {"length": config.context + config.horizon, "spacing": config.clips.spacing, "seed": config.seed}
     videos = take_fraction(open_videos(folder, "train"), config.clips.fraction, seed=config.seed)
-    clips = Clips(videos, length=length, spacing=spacing, at_most=config.clips.overfit, seed=config.seed)
+    clips = Clips(videos, at_most=config.clips.overfit, **cut)
     if config.clips.overfit:
         return clips, clips
-    limit = config.early_stopping.validation_clips
-    return clips, Clips(
-        open_videos(folder, "validation"), length=length, spacing=spacing, at_most=limit, seed=config.seed
-    )
+    return clips, Clips(open_videos(folder, "validation"), at_most=config.early_stopping.validation_clips, **cut)
 
 
 def varied_batches(
-    clips: Clips,
-    order: EpochOrder,
-    config: TrainConfig,
-    hardware: HardwareConfig,
-    device: torch.device,
-    *,
-    epoch: int,
+    clips: Clips, order: EpochOrder, config: TrainConfig, hardware: HardwareConfig, device: torch.device, *, epoch: int
 ) -> Iterator[Tensor]:
     """Batches to train on: `batches` of the clips as this epoch varies them."""
     drawn = {"seed": config.seed, "epoch": epoch}

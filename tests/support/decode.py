@@ -1,9 +1,9 @@
 """Data sets in UCF101's layout that tests make, and how they are decoded: by functions, or by the stage."""
 
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -77,7 +77,12 @@ def plan(raw: Path, **changes: object) -> tuple[list[Row], dict[str, Path], Deco
 
 STAGE = [sys.executable, "-m", "stages.decode"]
 
-run_stage = partial(project.run_stage, timeout=120)
+
+def run_stage(folder: Path, *stage: str, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+    """A stage and its item, which must end with this exit code. options: of project.run_stage."""
+    done = project.run_stage(folder, *stage, timeout=120, **options)
+    assert done.returncode == code, done.stderr
+    return done
 
 
 def make_project(folder: Path, raw: Path, **decode: object) -> Path:

@@ -48,6 +48,12 @@ def moving_texture(seed: int, *, frames: int = 50, height: int = 64, width: int 
     return np.stack([np.roll(texture, speed * k, axis=1)[:height, :width] for k in range(frames)])
 
 
+def zeroed(video: bytes, start: float, stop: float) -> bytes:
+    """Overwritten with zeros between two fractions of its length."""
+    first, end = int(len(video) * start), int(len(video) * stop)
+    return video[:first] + bytes(end - first) + video[end:]
+
+
 def reference_decode(path: Path, *, height: int, width: int) -> np.ndarray:
     """Every frame at its size as raw RGB, straight from ffmpeg: no JPEG, no code of ours."""
     scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"

@@ -90,7 +90,7 @@ def extract(
         else:
             shutil.rmtree(rows, ignore_errors=True)
             rows.mkdir()
-        shapes = _fill(rows, net, card, videos, done, condition, config, progress=_Progress(work / PROGRESS, expected))
+        shapes = _fill(rows, net, card, videos, done, condition, config, progress=work / PROGRESS, expected=expected)
         table = [
             {"video": v.key, "action": v.info.action, "label": v.info.label, "group": v.info.group, "split": split}
             for v, split in zip(videos, splits, strict=True)
@@ -112,20 +112,20 @@ def _fill(
     condition: str,
     config: FeaturesConfig,
     *,
-    progress: "_Progress",
+    progress: Path,
+    expected: str,
 ) -> dict[str, list[int]]:
-    """Writes the clips from number `done` on."""
+    """Writes the clips from number `done` on. Every few seconds and after the last, `progress` records how many are
+    done, beside the `expected` fingerprint."""
     device = next(net.parameters()).device
     network = network_for(condition, net, card, seed=config.seed).to(device)
-    clips, total = config.clips, len(videos) * config.clips
+    clips, total, saved = config.clips, len(videos) * config.clips, time.monotonic()
     with tqdm(total=total, initial=done, desc=f"features, {condition}", unit="clip") as bar:
         for first in range(done, total, config.batch):
-            numbers = range(first, min(first + config.batch, total))
-            chosen = [(videos[i // clips], i % clips, i) for i in numbers]
-            loaded = [
-                read_clip(video, windows(video, config)[clip], condition, seed=(config.seed, i))
-                for video, clip, i in chosen
-            ]
+            loaded = []
+            for i in range(first, min(first + config.batch, total)):
+                video, clip = videos[i // clips], i % clips
+                loaded.append(read_clip(video, windows(video, config)[clip], condition, seed=(config.seed, i)))
             found = extract_states(
                 network,
                 loaded,
@@ -136,7 +136,13 @@ def _fill(
                 encoder=condition == "trained",
             )
             _write(rows, found, first, total)
-            progress.save(rows, first + len(loaded), last=first + len(loaded) == total)
+            done = first + len(loaded)
+            if done == total or time.monotonic() - saved >= SAVE_SECONDS:
+                for file in rows.glob("*.npy"):
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+                save_state(progress, {"fingerprint": expected, "done": done})
+                saved = time.monotonic()
             bar.update(len(loaded))
     return {file.stem: list(np.load(file, mmap_mode="r").shape[1:]) for file in sorted(rows.glob("*.npy"))}
 
@@ -150,19 +156,3 @@ def _write(rows: Path, found: Mapping[str, Tensor], first: int, total: int) -> N
         else:
             array = np.lib.format.open_memmap(file, "w+", dtype, (total, *values.shape[1:]))
         array[first : first + len(values)] = values.numpy()
-
-
-class _Progress:
-    """Records how many clips are done, every few seconds and after the last."""
-
-    def __init__(self, path: Path, fingerprint: str):
-        self.path, self.fingerprint, self.saved = path, fingerprint, time.monotonic()
-
-    def save(self, rows: Path, done: int, *, last: bool) -> None:
-        if not last and time.monotonic() - self.saved < SAVE_SECONDS:
-            return
-        for file in rows.glob("*.npy"):
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        save_state(self.path, {"fingerprint": self.fingerprint, "done": done})
-        self.saved = time.monotonic()

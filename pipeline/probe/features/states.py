@@ -24,7 +24,7 @@ from pipeline.clips.clips import read_frames
 from pipeline.clips.shards import StoredVideo, names_digest
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import TAPS
-from pipeline.nets.ladder import LEVELS, Encoded, Ladder, States, first
+from pipeline.nets.ladder import LEVELS, Ladder, States, first
 from pipeline.settings import Count, Natural, Rate, section
 from pipeline.training.model_card import ModelCard
 
@@ -144,7 +144,7 @@ def extract_states(
             taps = net.tap(as_images(stacked, height=height, width=width))
             encoded = net.project(taps)
         else:
-            encoded = _first(encoded, active)
+            encoded = {name: [x[:active] for x in tensors] for name, tensors in encoded.items()}
         states = net.observe(encoded, states and first(states, active))
         if encoder:
             taps["layer4"] = net.encoder.deepest(taps["layer3"])
@@ -155,7 +155,3 @@ def extract_states(
             features = select(states, net.hidden(states), grid=grid) | ({"encoder": sums / (t + 1)} if encoder else {})
             found |= {order[row]: {name: value[row].cpu() for name, value in features.items()} for row in ending}
     return {name: torch.stack([found[i][name] for i in range(len(clips))]) for name in found[0]}
-
-
-def _first(encoded: Encoded, count: int) -> Encoded:
-    return {name: [x[:count] for x in tensors] for name, tensors in encoded.items()}
