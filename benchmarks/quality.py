@@ -13,9 +13,10 @@ import argparse
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
 
 FPS = 10
-TIMED = 20  # steps, after as many that compile and warm up
+TIMED = 20  # steps, after as many that compile and warm up; fewer where they take over an eighth of the minutes
 SCORED_VIDEOS = 100  # of the test split, evenly over it: so many are scored in well under a minute
 EVALUATION = EvaluateConfig(
     fps=FPS,
@@ -66,7 +67,8 @@ def main() -> None:
     started = time.perf_counter()
     config, machine = settings(given), hardware(workers=given.workers)
     fabric = make_fabric(machine, height=config.height, width=config.width)
-    cost = measure(fabric, make_net(given.model, config), config, machine, given.shards)
+    eighth = given.minutes * 60 / 8
+    cost = measure(fabric, make_net(given.model, config), config, machine, given.shards, seconds=eighth)
     left = given.minutes * 60 - (time.perf_counter() - started) - cost.first  # which compiles once more
     config = fit(config, cost, seconds=left)
 
@@ -117,8 +119,8 @@ def settings(given: argparse.Namespace) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: until TIMED steps are done for the first time; of a step after that, loading included; of an epoch
-    beside its steps. clips: of an epoch."""
+    """Seconds: of the first steps, which compile; of a step after that, loading included; of an epoch beside its steps.
+    clips: of an epoch."""
 
     first: float
     step: float
@@ -126,27 +128,42 @@ class Cost:
     clips: int
 
 
-def measure(fabric: Fabric, net: torch.nn.Module, config: TrainConfig, machine: HardwareConfig, shards: Path) -> Cost:
-    """As the training loop does it. Trains `net` a little."""
+def measure(
+    fabric: Fabric,
+    net: torch.nn.Module,
+    config: TrainConfig,
+    machine: HardwareConfig,
+    shards: Path,
+    *,
+    seconds: float,
+) -> Cost:
+    """As the training loop does it; `seconds`: of run_steps. Trains `net` a little."""
     clips, held_back = phase_clips(config, shards)
-    begun = time.perf_counter()
     step = Step(fabric, net, config, compile=machine.compile)
     epochs = (EpochOrder(len(clips), config.batch, epoch=epoch) for epoch in count())
     varied = partial(varied_batches, clips, config=config, hardware=machine, device=fabric.device, epoch=0)
     endless = (batch for order in epochs for batch in varied(order))
-    marks = []
-    for number, batch in enumerate(islice(endless, 2 * TIMED), start=1):
-        values = step(batch, lr=1e-6, clips_of_all=len(batch))
-        if number % TIMED == 0:
-            float(values.sum())  # waits for the device
-            marks.append(time.perf_counter())
+    first, _ = run_steps(step, endless, seconds=seconds)
+    then, steps = run_steps(step, endless, seconds=seconds)
     endless.close()
     before = time.perf_counter()
     for batch in batches(held_back, EpochOrder(len(held_back), config.batch), machine, fabric.device):
         float(step.evaluate(batch).sum())
     next(varied(EpochOrder(len(clips), config.batch)))  # starts workers
     net.encoder.fuse(None)
-    return Cost(marks[0] - begun, (marks[1] - marks[0]) / TIMED, time.perf_counter() - before, len(clips))
+    return Cost(first, then / steps, time.perf_counter() - before, len(clips))
+
+
+def run_steps(step: Step, clips: Iterator[torch.Tensor], *, seconds: float) -> tuple[float, int]:
+    """Takes TIMED steps, or as many as begin within `seconds`; the seconds that they took, and how many they were."""
+    begun = time.perf_counter()
+    steps = 0
+    while steps < TIMED and time.perf_counter() - begun < seconds:
+        batch = next(clips)
+        values = step(batch, lr=1e-6, clips_of_all=len(batch))
+        steps += 1
+    float(values.sum())  # waits for the device
+    return time.perf_counter() - begun, steps
 
 
 def fit(config: TrainConfig, cost: Cost, *, seconds: float) -> TrainConfig:
