@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -74,11 +75,13 @@ def kill_group(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """What the condition gave when it was first true. To ask it again may give something else."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         time.sleep(0.005)
+    return found
 
 
 def results(project: Path) -> dict[str, str]:
@@ -313,10 +316,9 @@ def test_one_process_killed_ends_the_run_with_a_word(
     project: Path, undisturbed: Reference, victim: str, message: str
 ) -> None:
     with started(project, **undisturbed.slow) as process:
-        wait_for(lambda: receipts(project) and workers_of(process), "the first shard")
-        worker = workers_of(process)[0]
-        wait_for(lambda: victim == "worker" or worker.children(), "a decoder")
-        (worker if victim == "worker" else worker.children()[0]).kill()
+        worker = wait_for(lambda: receipts(project) and workers_of(process), "the first shard")[0]
+        killed = worker if victim == "worker" else wait_for(worker.children, "a decoder")[0]
+        killed.kill()
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.search(message, stderr), stderr
@@ -330,6 +332,7 @@ def test_one_process_killed_ends_the_run_with_a_word(
 ON_A_SMALL_DISK = """
 import hashlib, json, os, shutil, subprocess, sys
 from pathlib import Path
+from typing import Any
 
 kilobytes, disk, template, *command = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", disk], check=True)
@@ -390,6 +393,7 @@ ON_A_DISK_OF_EVERY_SIZE = """
 import errno, json, pickle, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.decode.ingest import make_shard
 
@@ -686,6 +690,7 @@ def test_a_worker_of_another_tree_is_refused(project: Path, cluster: Cluster, tm
 MAKE_ONE_SHARD = """
 import pickle, sys, threading, time
 from pathlib import Path
+from typing import Any
 
 import psutil
 

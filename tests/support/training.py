@@ -45,7 +45,7 @@ SETTINGS = {
     "clip_feedback": True,
     "context_loss": 0.0,
     "sampling": {},
-    "clips": {"spacing": 4, "fraction": 0.25, "overfit": 0},
+    "clips": {"spacing": 4, "fraction": 0.12, "overfit": 0},
     "augmentation": {"max_stride": 1, "reverse": False, "flip": False, "crop": 1.0},
     "curriculum": [{"fps": 15, "epochs": 1}, {"fps": 10, "epochs": 2}],
     "batch": 8,
