@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -155,13 +155,13 @@ def measure(
 
 
 def run_steps(step: Step, clips: Iterator[torch.Tensor], *, seconds: float) -> tuple[float, int]:
-    """Takes TIMED steps, or as many as begin within `seconds`; the seconds that they took, and how many they were."""
-    begun = time.perf_counter()
-    steps = 0
-    while steps < TIMED and time.perf_counter() - begun < seconds:
-        batch = next(clips)
+    """At most TIMED steps, at least one, until `seconds` are over; how long they took, and how many they were."""
+    begun, steps = time.perf_counter(), 0
+    for batch in islice(clips, TIMED):
         values = step(batch, lr=1e-6, clips_of_all=len(batch))
         steps += 1
+        if time.perf_counter() - begun > seconds:
+            break
     float(values.sum())  # waits for the device
     return time.perf_counter() - begun, steps
 

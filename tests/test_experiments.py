@@ -27,7 +27,7 @@ from pipeline.training.interruption import stop_requests
 from pipeline.training.loop import phase_clips
 from tests.support.committed import of_committed_figures
 from tests.support.import_closure import ROOT
-from tests.support.project import call, copy_project, ran
+from tests.support.project import call, copy_project, ran, wait_for
 
 FILE, PARAMS = str(ROOT / "experiments/runs.yaml"), str(ROOT / "params.yaml")
 RUNS = [read_run(model, name, file=FILE) for model, name in listed(file=FILE)]
@@ -299,14 +299,9 @@ def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
     )
     stage = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     try:
-        deadline = time.monotonic() + 120
-        while not (trials := list(tmp_path.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert trials
+        trials = wait_for(lambda: list(tmp_path.iterdir()), "the trials")
         stage.send_signal(signal.SIGKILL)
-        while any(Path("/proc", each.name).exists() for each in trials) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not any(Path("/proc", each.name).exists() for each in trials)
+        wait_for(lambda: not any(Path("/proc", each.name).exists() for each in trials), "their end")
     finally:
         stage.kill()
         stage.wait()

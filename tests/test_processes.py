@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import environment
+from tests.support.project import environment, wait_for
 
 # Notes every SIGTERM in a file, and ends at the third.
 CHILD = """
@@ -34,13 +34,6 @@ time.sleep(60)
 """
 
 
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("ends", ["killed", "by itself", "before"])
 def test_it_is_told_until_it_ends(tmp_path: Path, ends: str) -> None:
     """Also where the parent is not its direct one, or is a zombie, and where SIGTERM does not end it at once."""
@@ -50,7 +43,7 @@ def test_it_is_told_until_it_ends(tmp_path: Path, ends: str) -> None:
         parent.kill()
         parent.wait()
     child = subprocess.Popen([sys.executable, "-c", CHILD, file, str(parent.pid)], stdin=subprocess.PIPE, env=env)
-    wait_for(file.exists)
+    wait_for(file.exists, "the child", seconds=20)
     if ends != "before":
         time.sleep(0.5)
         assert file.read_bytes() == b""

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -39,7 +38,7 @@ from tests.support.decode import (
     stand_in,
 )
 from tests.support.import_closure import ROOT
-from tests.support.project import environment, write_params
+from tests.support.project import environment, wait_for, write_params
 from tests.support.videos import FFMPEG, encode, moving_texture
 
 VIDEOS, PER_SHARD = 24, 3
@@ -73,15 +72,6 @@ def started(project: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
 def kill_group(process: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What the condition gave when it was first true. To ask it again may give something else."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.005)
-    return found
 
 
 def results(project: Path) -> dict[str, str]:
@@ -332,7 +322,6 @@ def test_one_process_killed_ends_the_run_with_a_word(
 ON_A_SMALL_DISK = """
 import hashlib, json, os, shutil, subprocess, sys
 from pathlib import Path
-from typing import Any
 
 kilobytes, disk, template, *command = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", disk], check=True)
@@ -393,7 +382,6 @@ ON_A_DISK_OF_EVERY_SIZE = """
 import errno, json, pickle, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.decode.ingest import make_shard
 
@@ -690,7 +678,6 @@ def test_a_worker_of_another_tree_is_refused(project: Path, cluster: Cluster, tm
 MAKE_ONE_SHARD = """
 import pickle, sys, threading, time
 from pathlib import Path
-from typing import Any
 
 import psutil
 

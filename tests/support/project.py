@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,12 @@ def run_stage(
     name, *items = stage
     command, env = [sys.executable, "-m", f"stages.{name}", *items], environment(**env or {})
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, **more)
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """What the condition gave when it was first true. To ask it again may give something else."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.005)
+    return found
