@@ -1,5 +1,5 @@
 # make repro   the whole pipeline, from videos to probe
-# make experiments   the report's experiments, and docs/experiments.md
+# make experiments   the report's experiments, and the tables of the pages
 # make test    the fast tests; `make test-all` adds the slow ones
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,7 @@ repro: setup
 
 experiments: setup
 	dvc repro experiments/dvc.yaml
+	python -m stages.tables
 
 test: setup
 	python -m pytest

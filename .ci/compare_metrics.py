@@ -1,4 +1,5 @@
-"""Compares metrics/*.json with a git revision's, within the stated tolerances; exits 1 with a table if they differ.
+"""Compares the results of the pipeline with a git revision's, within the stated tolerances: metrics/*.json and the
+tables under plots/, except training curves. Exits 1 with a line for every value that differs by more.
 
     python .ci/compare_metrics.py [revision]
 
@@ -9,88 +10,118 @@ processors and are three to some ten times that; those of the metrics added sinc
 spread. Those of the evaluation's metrics are in pipeline/evaluation/metrics.py. What is not listed must be equal.
 """
 
+import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePath
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.evaluation.baselines import BASELINES
 from pipeline.evaluation.metrics import METRICS, RATIOS
 
-
-def tolerances(of: Literal["model", "baseline"]) -> dict[str, float]:
-    """{metric, over the whole image and over moving pixels: how far it may lie off}"""
-    found = {name: getattr(ratio, of) for name, ratio in RATIOS.items()}
-    for name, metric in METRICS.items():
-        found[name], found[f"{name}_moving"] = getattr(metric, of)
-    return found
-
-
-# Last name on the path, without _low and _high: largest absolute difference.
-TRAINED = tolerances("model") | {
-    "resembles": 0.6,  # dB
-    "loss": 0.002,
-    "train": 0.002,  # losses
-    "validation": 0.002,
-    "top1": 0.16,  # measured, one thread against two: 0.05, and 0.09 in gains, of 112 test videos
-    "top1_std": 0.08,
-    "top5": 0.16,  # measured: 0.13
-    "mean_class": 0.16,  # top1, where classes have as many videos
-    "per_class": 0.6,  # of 14 test videos; measured: 0.45
-    "confusion": 0.6,
-}
+TABLES = (
+    "metrics/*.json",
+    "plots/decode.csv",
+    "plots/controls.csv",
+    "plots/train/*/facts.csv",
+    "plots/evaluate/*/*.csv",
+    "plots/probe/*/accuracy.csv",
+    "plots/probe/*/confusion.csv",
+    "plots/probe/*/facts.csv",
+)
+VALUES = ("value", "low", "high", "spread", "psnr", "share")  # the columns of numbers; all others say which row it is
+LOSS = 0.002
+RESEMBLES = 0.6  # dB
+ACCURACY = 0.16  # measured, one thread against two: 0.05, 0.09 in gains, 0.13 in top-5, of 112 test videos
+SPREAD = 0.08
+CLASS = 0.6  # of 14 test videos; measured: 0.45
 # Weights halfway through training, where the learning rate is still high: measured on lvln_warp's first phase, one
 # thread against two, PSNR 4.0 dB, SSIM 0.034. Those that training ends with are measured without this.
-HALFWAY = {"curriculum": 15}  # times the tolerances above
-# Of the baselines, which no training touches; flow follows the processor's rounding.
-UNTRAINED = tolerances("baseline") | {"loss": 0.001}
-# Of moving pixels: as the videos' encoder and the JPEG decoder round.
-DATA = {"share": 0.002, "frames": 2} | {f"frames_{name}": 2 for name, metric in METRICS.items() if metric.windowed}
-RELATIVE = {"bytes": 0.02}  # of the generated videos: another build of the encoder
+HALFWAY = 15  # times the tolerances of a trained model
+HEADLINES = ("psnr", "ssim", "vs_copy", "vs_flow")
+# Counts of moving pixels; they depend on how the encoder of the videos and the JPEG decoder round.
+COVERED = {"moving.share": 0.002, "moving.frames": 2} | {f"moving.frames_{name}": 2 for name in METRICS}
+
+Key = tuple[str, ...]
 
 
-def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """{("model", "psnr", "1"): value, …}"""
-    found: dict[tuple[str, ...], object] = {}
-    for key, value in tree.items():
-        found |= flatten(value, (*path, key)) if isinstance(value, dict) else {(*path, key): value}
+def quality(metric: str, region: str, *, of: str) -> float:
+    """The tolerance of an evaluation's metric, of a trained `model` or of a `baseline`; flow follows the processor's
+    rounding, though no training touches it."""
+    if metric == "loss":
+        return LOSS if of == "model" else LOSS / 2
+    if metric in RATIOS:
+        return getattr(RATIOS[metric], of)
+    return getattr(METRICS[metric], of)[region == "moving"]
+
+
+def allowed(file: str, row: dict[str, str], column: str) -> float:
+    """How far a number of a table may lie from the committed one. row: the cells that say which number it is."""
+    table = PurePath(file).name
+    if table == "scores.csv":
+        return quality(row["metric"], row["region"], of="baseline" if row["predictor"] in BASELINES else "model")
+    if table == "gains.csv":
+        return quality(row["metric"], row["region"], of="model")
+    if table == "curriculum.csv":
+        of = "baseline" if row["phase"] in BASELINES else "model"
+        return quality(row["metric"], "whole", of=of) * (1 if of == "baseline" else HALFWAY)
+    if table == "resembles.csv":
+        return RESEMBLES
+    if table == "confusion.csv":
+        return CLASS
+    if table in ("accuracy.csv", "controls.csv"):
+        if row["control"] == "chance" and row["metric"] != "gain":
+            return 0
+        return SPREAD if column == "spread" else ACCURACY
+    name = row["name"]
+    if PurePath(file).suffix == ".json":
+        if name in HEADLINES:
+            region = "moving" if file.endswith("_moving.json") else "whole"
+            return quality("ssim" if name == "ssim" else "psnr", region, of="model")
+        return LOSS if name.endswith("loss") else ACCURACY if name == "top1" or name.startswith("vs_") else 0
+    return COVERED.get(name.rpartition(".")[0], 0)
+
+
+def values_of(file: str, text: str) -> dict[tuple[Key, str], tuple[dict[str, str], str]]:
+    """{(which row it is, column): (the cells that say so, the value)}"""
+    if file.endswith(".json"):
+        return {((name,), "value"): ({"name": name}, str(value)) for name, value in json.loads(text).items()}
+    found = {}
+    for cells in csv.DictReader(text.splitlines()):
+        row = {column: cell for column, cell in cells.items() if column not in VALUES}
+        found |= {((*row.values(),), column): (row, cells[column]) for column in VALUES if column in cells}
     return found
 
 
-def allowed(path: tuple[str, ...], value: object) -> float:
-    """How far a number may lie from `value`."""
-    if ("chance" in path and "gain" not in path) or not isinstance(value, (int, float)):
-        return 0
-    limits = DATA if "data" in path else UNTRAINED if set(BASELINES) & set(path) else TRAINED
-    for name in reversed(path):
-        name = name.removesuffix("_low").removesuffix("_high")
-        if name in limits:
-            return limits[name] * (HALFWAY.get(path[0], 1) if limits is TRAINED else 1)
-        if name in RELATIVE:
-            return RELATIVE[name] * value
-    return 0
-
-
-def differences(committed: dict, now: dict) -> list[str]:
+def differences(file: str, committed: str, now: str) -> list[str]:
     """A line for each value that is absent on one side or too far off."""
-    before, after = flatten(committed), flatten(now)
+    before, after = values_of(file, committed), values_of(file, now)
     lines = []
-    for path in sorted(before.keys() | after.keys()):
-        missing = 0.0 if "confusion" in path else "absent"  # where nobody was taken for that class
-        old, new = before.get(path, missing), after.get(path, missing)
-        numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
-        if old != new and not (numbers and abs(new - old) <= allowed(path, old)):
-            lines.append(f"{'.'.join(path)}: {old} -> {new} (allowed: ± {allowed(path, old):g})")
+    for key, column in sorted(before.keys() | after.keys()):
+        # Of a confusion, only a class with itself always has a row: nobody was taken for the others.
+        missing = "0" if file.endswith("confusion.csv") and key[0] != key[1] else "absent"
+        row, old = before.get((key, column), ({}, missing))
+        row, new = after.get((key, column), (row, missing))
+        limit = allowed(file, row, column)
+        if old != new and not close(old, new, limit):
+            lines.append(f"{file}: {' '.join(key)}, {column}: {old} -> {new} (allowed: ± {limit:g})")
     return lines
 
 
-def committed_metrics(revision: str) -> dict[str, dict]:
-    """metrics/*.json as they are in a git revision, by path."""
-    names = git("ls-tree", "--name-only", revision, "metrics/").split()
-    return {name: json.loads(git("show", f"{revision}:{name}")) for name in names if name.endswith(".json")}
+def close(old: str, new: str, limit: float) -> bool:
+    try:
+        return abs(float(new) - float(old)) <= limit + 1e-9  # the last digit of what was rounded
+    except ValueError:  # a word, or no value
+        return False
+
+
+def committed_tables(revision: str) -> dict[str, str]:
+    """The tables as they are in a git revision, by path."""
+    names = git("ls-tree", "-r", "--name-only", revision, "metrics/", "plots/").splitlines()
+    found = [name for name in names if any(PurePath(name).match(pattern) for pattern in TABLES)]
+    return {name: git("show", f"{revision}:{name}") for name in found}
 
 
 def git(*arguments: str) -> str:
@@ -99,18 +130,22 @@ def git(*arguments: str) -> str:
 
 def main() -> None:
     revision = sys.argv[1] if len(sys.argv) > 1 else "HEAD"
-    committed = committed_metrics(revision)
-    now = {path.as_posix(): json.loads(path.read_text()) for path in Path("metrics").glob("*.json")}
+    committed = committed_tables(revision)
+    now = {path.as_posix(): path.read_text() for pattern in TABLES for path in Path().glob(pattern)}
     if not committed:
-        sys.exit(f"no metrics/*.json in {revision}: nothing to compare with")
+        sys.exit(f"no results in {revision}: nothing to compare with")
     lines = [
-        f"{name}: {line}"
+        line
         for name in sorted(committed.keys() | now.keys())
-        for line in differences(committed.get(name, {}), now.get(name, {}))
+        for line in (
+            differences(name, committed[name], now[name])
+            if name in committed and name in now
+            else [f"{name}: {'is new' if name in now else 'is absent'}"]
+        )
     ]
     if lines:
-        sys.exit("\n".join(["metrics differ by more than the stated tolerance:", *lines]))
-    print(f"{len(committed)} metrics files agree with {revision} within the stated tolerances")
+        sys.exit("\n".join(["results differ by more than the stated tolerance:", *lines]))
+    print(f"{len(committed)} tables of results agree with {revision} within the stated tolerances")
 
 
 if __name__ == "__main__":

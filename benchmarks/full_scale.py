@@ -7,7 +7,7 @@ the full data set, the contents repeat (which the stage notices and says).
 """
 
 import argparse
-import json
+import csv
 import os
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from benchmarks.measure import environment, report
 from pipeline.clips.shards import RATES
 
 MIB = 2**20
+COUNTED = ("videos.", "frames.")  # of plots/decode.csv
 
 
 def main() -> None:
@@ -51,14 +52,14 @@ def measure(project: Path) -> dict[str, object]:
     seconds = time.perf_counter() - start
     if stage.returncode:
         raise SystemExit(f"the stage ended with {stage.returncode}")
-    summary = json.loads((project / "metrics" / "decode.json").read_text())
+    with (project / "plots" / "decode.csv").open() as stream:
+        counts = {row["name"]: int(row["value"]) for row in csv.DictReader(stream) if row["name"].startswith(COUNTED)}
     shards = {rate: [file.stat().st_size for file in (project / "data/shards" / str(rate)).iterdir()] for rate in RATES}
     return {
-        "videos": summary["videos"],
-        "frames": summary["frames"],
+        **counts,
         "seconds": seconds,
-        "videos_per_s": summary["videos"]["good"] / seconds,
-        "source_frames_per_s": summary["frames"]["source"] / seconds,
+        "videos_per_s": counts["videos.good"] / seconds,
+        "source_frames_per_s": counts["frames.source"] / seconds,
         "peak_memory_mib": {"all_processes": together / MIB, "largest_process": largest / MIB},
         "shards": {
             str(rate): {"files": len(sizes), "gib": sum(sizes) / 2**30, "largest_mib": max(sizes) / MIB}

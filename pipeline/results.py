@@ -1,9 +1,11 @@
 """How results are written: whole or not at all, byte-identical for equal results, and readable in a diff."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 DIGITS = 6
@@ -43,10 +45,29 @@ def write_metrics(path: Path, tree: Mapping[str, object]) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """CSV, a row a mapping; floats with DIGITS significant digits, so that small learning rates survive."""
-    import pandas as pd  # here, so that metrics can be written where there is no pandas
+    """A tidy CSV, a row a mapping, all with the keys of the first, of which there must be one. Floats have DIGITS
+    significant digits, so that small learning rates survive; None is an empty cell."""
+    text = StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {key: f"{value:.{DIGITS}g}" if isinstance(value, float) else value for key, value in row.items()}
+        )
+    write_text(path, text.getvalue())
 
-    write_text(path, pd.DataFrame(rows).to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n"))
+
+def write_facts(path: Path, tree: Mapping[str, object]) -> None:
+    """A CSV of name and value for what is nested, names dotted: splits.train.videos. Lists are joined by spaces."""
+    write_table(path, [{"name": name, "value": value} for name, value in _facts(tree)])
+
+
+def _facts(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{rest}", each) for rest, each in _facts(value))
+        else:
+            yield name, " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _rounded(node: object) -> object:

@@ -40,6 +40,8 @@ def check(tree: dict[str, object], *, source: str) -> None:
     sections = {name: read(tree.get(name), config, name) for name, config in CONFIGS.items()}
     trained = {}
     for name, node in read(tree.get("train"), dict[str, dict], "train").items():
+        if name == "decode" or name.startswith(("train_", "probe_")) or name.endswith("_moving"):
+            problems.append(f"  train.{name}: metrics/{name}.json would be another's; give the model another name")
         try:
             module = variant(name)
         except ValueError as error:

@@ -7,9 +7,9 @@ from pipeline.hardware import stage_device
 from pipeline.nets.encoder import TAPS
 from pipeline.probe.accuracy import chance
 from pipeline.probe.classifier import ProbeConfig
-from pipeline.probe.comparison import correct_by_video, read_held_out, run_seeds, summaries
+from pipeline.probe.comparison import accuracy_rows, correct_by_video, read_held_out, run_seeds, summaries
 from pipeline.probe.samples import read_splits
-from pipeline.results import write_metrics, write_table
+from pipeline.results import write_table
 from pipeline.settings import load_section
 from stages.entry import run
 
@@ -25,7 +25,8 @@ def main() -> None:
     runs = run_seeds(config, features, classes=held_out.classes, device=device)
     scores = {name: [run.scores for run in found] for name, found in runs.items()}
     scores["chance"] = [chance(features["encoder"].train.labels, len(held_out.videos), classes=held_out.classes)]
-    write_metrics(Path("metrics/controls.json"), summaries(scores, held_out, resamples=config.bootstrap))
+    found = summaries(scores, held_out, resamples=config.bootstrap)
+    write_table(Path("plots/controls.csv"), accuracy_rows(found, features="encoder"))
     write_table(Path("data/controls.csv"), correct_by_video(scores, held_out).reset_index().to_dict("records"))
 
 

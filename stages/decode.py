@@ -7,7 +7,7 @@ from pipeline.decode.dataset import decode_dataset, write_manifest
 from pipeline.decode.ingest import publish
 from pipeline.decode.manifest import summarise
 from pipeline.decode.plan import DecodeConfig
-from pipeline.results import write_metrics
+from pipeline.results import write_facts, write_metrics
 from pipeline.settings import load_section
 from stages.entry import run
 
@@ -24,7 +24,9 @@ def main() -> None:
     odd["classes_without_training"] = summary["source"]["classes_without_training"]
     if found := [f"{name} {count}" for name, count in odd.items() if count]:
         print("worth a look, see data/manifest.csv:", ", ".join(found))
-    write_metrics(Path("metrics/decode.json"), summary)
+    counts = {name: summary["videos"][name] for name in ("found", "good", "bad")}
+    write_metrics(Path("metrics/decode.json"), counts | {"frames": summary["frames"]["source"]})
+    write_facts(Path("plots/decode.csv"), summary)
     shutil.rmtree(WORK)
 
 

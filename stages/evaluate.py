@@ -1,13 +1,14 @@
-"""Stage evaluate: a model and the baselines on the test split -> metrics, curves and pictures."""
+"""Stage evaluate: a model and the baselines on the test split -> headline metrics, tables and pictures."""
 
 from pathlib import Path
 
 from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.figures import animation, prediction_sheet
 from pipeline.evaluation.phases import curriculum_matrix
-from pipeline.evaluation.score import EvaluateConfig, horizon_rows, score
+from pipeline.evaluation.score import EvaluateConfig, score
+from pipeline.evaluation.tables import MOVING, curriculum_rows, gain_rows, headline, resemblance_rows, score_rows
 from pipeline.hardware import stage_device
-from pipeline.results import write_metrics, write_table
+from pipeline.results import write_facts, write_metrics, write_table
 from pipeline.settings import load_section, read_params
 from pipeline.training.model_file import load_model
 from stages.entry import matrix_item, run
@@ -22,12 +23,18 @@ def main() -> None:
     table, pictures = score(net, card, videos[config.fps], config, device=device)
     phases = sorted(Path("models/phases", name).glob("*.safetensors"), key=lambda path: int(path.stem))
     nets = {path.stem: load_model(path)[0] for path in phases}
-    table["curriculum"] = curriculum_matrix(nets, card, videos, config, device=device)
-    write_metrics(Path(f"metrics/evaluate_{name}.json"), table)
-    write_table(Path(f"plots/evaluate_{name}.csv"), horizon_rows(table))
+    matrix = curriculum_matrix(nets, card, videos, config, device=device)
+    for suffix in ("", MOVING):
+        write_metrics(Path(f"metrics/{name}{suffix}.json"), headline(table, suffix=suffix))
+    folder = Path("plots/evaluate", name)
+    write_table(folder / "scores.csv", score_rows(table, model=name))
+    write_table(folder / "gains.csv", gain_rows(table))
+    write_table(folder / "resembles.csv", resemblance_rows(table))
+    write_table(folder / "curriculum.csv", curriculum_rows(matrix))
+    write_facts(folder / "facts.csv", table["data"])
     frames, title = vars(pictures), f"{name}: test clips at {config.fps} fps"
-    prediction_sheet(Path(f"plots/evaluate_{name}.png"), **frames, title=title)
-    animation(Path(f"plots/evaluate_{name}.gif"), **frames, title=title)
+    prediction_sheet(folder / "predictions.png", **frames, title=title)
+    animation(folder / "predictions.gif", **frames, title=title)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import pandas as pd
 from pipeline.clips.shards import RATES
 from pipeline.experiments.runs import read_run, read_runs
 from pipeline.experiments.settings import load_experiment
-from pipeline.experiments.trial import PREDICTORS, scores_of
-from pipeline.results import write_metrics, write_table
+from pipeline.experiments.trial import PREDICTORS, score_rows, scores_of, training_row
+from pipeline.results import write_table
 from stages.entry import run
 
 
@@ -32,11 +32,12 @@ def main() -> None:
         rows = {(name, metric): row for name in PREDICTORS for metric, row in found[one[0]]["scores"][name].items()}
         print(pd.DataFrame(rows).T.to_string())
         return
-    write_metrics(Path(f"metrics/experiments/{model}.json"), {name: each["scores"] for name, each in found.items()})
     plots = Path("plots/experiments", model)
     rmtree(plots, ignore_errors=True)
+    write_table(plots / "scores.csv", [row for name, each in found.items() for row in score_rows(name, each["scores"])])
+    write_table(plots / "training.csv", [training_row(name, each["scores"]) for name, each in found.items()])
     for name, each in found.items():
-        write_table(plots / f"{name}.csv", each["looks"])
+        write_table(plots / "looks" / f"{name}.csv", each["looks"])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 from pipeline.hardware import stage_device
 from pipeline.probe.features.extract import extract_condition
 from pipeline.probe.features.states import CONDITIONS, FeaturesConfig
-from pipeline.results import write_metrics
 from pipeline.settings import load_section
 from stages.entry import matrix_item, run
 
@@ -23,9 +22,8 @@ def main() -> None:
         work=Path("runs", f"features_{condition}"),
         device=stage_device(),
     )
-    dimensions = {name: math.prod(shape) for name, shape in shapes.items()}
-    summary = {"dimensions": dimensions, "videos": videos, "clips": videos * config.clips, "fps": config.fps}
-    write_metrics(Path(f"metrics/features_{condition}.json"), summary)
+    dimensions = ", ".join(f"{name} {math.prod(shape):,}" for name, shape in shapes.items())
+    print(f"{condition}: {config.clips} clips of each of {videos} videos; dimensions: {dimensions}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from pipeline.datasets.source import SourceConfig, fetch
-from pipeline.results import write_metrics
 from pipeline.settings import load_section
 from stages.entry import run
 
@@ -18,8 +17,8 @@ def main() -> None:
         shutil.rmtree(raw, ignore_errors=True)
         raise
     found = table[table["path"] != ""]
-    counts = {"videos": len(found), "classes": found["action"].nunique(), "bytes": int(found["bytes"].sum())}
-    write_metrics(Path("metrics/fetch.json"), {"kind": config.kind, **counts})
+    size = found["bytes"].sum() / 1e6
+    print(f"{config.kind}: {len(found)} videos of {found['action'].nunique()} classes, {size:,.0f} MB")
 
 
 if __name__ == "__main__":

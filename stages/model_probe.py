@@ -8,11 +8,11 @@ from shutil import rmtree
 from pipeline.hardware import stage_device
 from pipeline.probe.accuracy import chance
 from pipeline.probe.classifier import ProbeConfig
-from pipeline.probe.comparison import compare, read_held_out, run_seeds
+from pipeline.probe.comparison import accuracy_rows, compare, read_held_out, run_seeds
 from pipeline.probe.features.extract import extract_condition
 from pipeline.probe.features.states import FeaturesConfig
 from pipeline.probe.samples import read_splits
-from pipeline.results import write_metrics
+from pipeline.results import write_table
 from pipeline.settings import load_section, read_params
 from stages.entry import matrix_item, run
 
@@ -27,14 +27,15 @@ def main() -> None:
     for condition in ("trained", "untrained"):
         extract_condition(settings, condition, **paths, out=folder / condition, work=folder / f"work_{condition}")
     held_out = read_held_out(folder / "trained")
-    table = {}
+    rows = []
     for choice in ("pooled", "attentive"):
         features = {condition: read_splits(folder / condition, choice) for condition in ("trained", "untrained")}
         runs = run_seeds(config, features, classes=held_out.classes, device=device)
         scores = {name: [run.scores for run in found] for name, found in runs.items()}
         scores["chance"] = [chance(features["trained"].train.labels, len(held_out.videos), classes=held_out.classes)]
-        table[choice] = compare(scores, held_out, resamples=config.bootstrap)
-    write_metrics(Path(f"metrics/experiments/probe_{model}.json"), table)
+        found = compare(scores, held_out, resamples=config.bootstrap)
+        rows += accuracy_rows({"probe": found["probe"], **found["controls"]}, found["gain"], features=choice)
+    write_table(Path(f"plots/model_probe/{model}.csv"), rows)
     rmtree(folder)
 
 

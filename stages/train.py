@@ -14,7 +14,7 @@ from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.processes import end_with_parent
-from pipeline.results import write_metrics, write_table
+from pipeline.results import write_facts, write_metrics, write_table
 from pipeline.settings import load_section, read_params
 from pipeline.training.checkpoint import STATE
 from pipeline.training.config import TrainConfig, check_ranks
@@ -60,18 +60,13 @@ def train_model(name: str, config: TrainConfig, hardware: HardwareConfig) -> Non
         net.load_state_dict(weights, strict=False)
         save_model(folder / f"{number}.safetensors", net, card)
     save_model(Path(f"models/{name}.safetensors"), net, card)
-    write_table(Path(f"plots/train_{name}.csv"), record.curve)
-    write_table(Path(f"plots/validation_{name}.csv"), record.validation)
+    losses = {"loss": record.curve[-1]["loss"], "val_loss": record.best_loss}
+    write_metrics(Path(f"metrics/train_{name}.json"), {key: round(value, 4) for key, value in losses.items()})
+    plots = Path("plots/train", name)
+    write_table(plots / "curves.csv", record.rows())
     trainable = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    write_metrics(
-        Path(f"metrics/train_{name}.json"),
-        {
-            "loss": {"train": record.curve[-1]["loss"], "validation": record.best_loss},
-            "steps": record.step,
-            "parameters": {"trainable": trainable, "total": sum(p.numel() for p in net.parameters())},
-            "encoder": card.encoder,
-        },
-    )
+    facts = {"steps": record.step, "trainable_parameters": trainable, "encoder": encoder}
+    write_facts(plots / "facts.csv", facts)
     (run_folder / STATE).unlink()
 
 

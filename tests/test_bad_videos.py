@@ -48,6 +48,7 @@ from tests.support.decode import (
 )
 from tests.support.evaluation import CARD
 from tests.support.project import write_params
+from tests.support.results import facts
 from tests.support.videos import FFMPEG, H264, XVID, zeroed
 
 RAW = ("-c:v", "rawvideo", "-pix_fmt", "bgr24")
@@ -1032,8 +1033,14 @@ def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
     assert f"videos: found {len(site.walked)}, " in done.stdout
     expected = site.manifest.to_csv(index=False, lineterminator="\n", errors="surrogateescape")
     assert (project / "data" / "manifest.csv").read_bytes() == expected.encode("utf-8", "surrogateescape")
+    counts = {name: site.summary["videos"][name] for name in ("found", "good", "bad")}
     metrics = json.loads((project / "metrics" / "decode.json").read_text())
-    assert metrics == json.loads(json.dumps(site.summary))
+    assert metrics == counts | {"frames": site.summary["frames"]["source"]}
+    found = facts(project / "plots" / "decode.csv")
+    assert found["videos.found"] == str(len(site.walked))
+    assert {name: int(value) for name, value in found.items() if name.startswith("bad.")} == {
+        f"bad.{reason}": count for reason, count in site.summary["bad"].items()
+    }
     assert shard_digests(project / "data" / "shards") == shard_digests(site.out)
     assert not (project / "runs" / "decode").exists()
 
@@ -1060,7 +1067,7 @@ def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> 
     assert (hung.verdict, hung.reason) == ("bad", "time limit")
     assert hung.detail == "decoding took longer than 2 s"
     assert [row.verdict for row in rows.values()] == ["good"] * 3
-    assert json.loads((project / "metrics" / "decode.json").read_text())["bad"] == {"time limit": 1}
+    assert facts(project / "plots" / "decode.csv")["bad.time limit"] == "1"
     assert not [process for process in psutil.process_iter(["cmdline"]) if seconds in (process.info["cmdline"] or [])]
 
 
@@ -1118,9 +1125,9 @@ def test_what_may_not_be_read_is_a_row(tmp_path: Path) -> None:
     }
     at_once = rows["Odd/v_Closed_g09_c01.avi"]
     assert (at_once.bytes, at_once.sha256) == (closed[0].stat().st_size, "")
-    metrics = json.loads((project / "metrics" / "decode.json").read_text())
-    assert metrics["videos"] == {"found": 6, "good": 3, "bad": 3, "absent": 0}
-    assert metrics["bad"] == {"unreadable": 3}
+    found = facts(project / "plots" / "decode.csv")
+    assert [found[f"videos.{name}"] for name in ("found", "good", "bad", "absent")] == ["6", "3", "3", "0"]
+    assert found["bad.unreadable"] == "3"
 
 
 # --- real clips ------------------------------------------------------------------------------------------------------

@@ -11,11 +11,17 @@ from tests.support.import_closure import ROOT, closure, imported
 
 VARIANTS = sorted(file.stem for file in (ROOT / "pipeline/variants").glob("*.py") if file.stem != "__init__")
 TOOLS = {
+    "stages/charts.py",
     "stages/check.py",
+    "stages/compare.py",
     "stages/predict.py",
     "stages/preset.py",
+    "stages/tables.py",
     "pipeline/predict/export.py",
 }  # no stage calls them
+
+
+MEASURED = {"decode", "train", "evaluate", "probe"}  # the stages with headline numbers
 
 
 def stages_of(file: str) -> dict[str, dict]:
@@ -80,9 +86,11 @@ def test_a_stage_is_file_section_and_metrics(name: str) -> None:
     assert (ROOT / f"stages/{name}.py").is_file()
     expected = {"fetch": ["source"], "controls": ["probe"], "train": ["train.${key}", "hardware.precision"]}
     assert stage["params"] == expected.get(name, [name])
-    ((metrics, options),) = [next(iter(entry.items())) for entry in stage["metrics"]]
-    assert metrics.startswith(f"metrics/{name}")
-    assert options == {"cache": False}
+    for kind, measured in (("metrics", MEASURED), ("plots", MEASURED | {"controls"})):
+        files = dict(next(iter(entry.items())) for entry in stage.get(kind, []))
+        assert all(file.startswith(f"{kind}/") for file in files)
+        assert all(options["cache"] == file.endswith((".png", ".gif")) for file, options in files.items())
+        assert bool(files) == (name in measured)
 
 
 def test_every_module_is_used_by_a_stage_or_a_tool() -> None:
@@ -108,6 +116,7 @@ ROOMS = {  # of pipeline/: the rooms that each may import, beside the files on t
     "probe": ("evaluation", "training", "nets", "clips"),
     "predict": ("training", "nets", "clips", "decode"),
     "experiments": ("evaluation", "training", "nets", "clips", "decode", "datasets"),
+    "pages": ("experiments", "probe", "evaluation"),
 }
 
 

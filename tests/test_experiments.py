@@ -18,9 +18,10 @@ import yaml
 
 from pipeline.clips.shards import RATES
 from pipeline.evaluation.score import EvaluateConfig, score_clips
-from pipeline.experiments import circle, tables, trial
+from pipeline.experiments import circle, trial
 from pipeline.experiments.runs import Run, listed, read_circle, read_run
 from pipeline.experiments.settings import Experiment, load_experiment, with_looks
+from pipeline.pages import experiments
 from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.interruption import stop_requests
@@ -32,7 +33,7 @@ from tests.support.project import call, copy_project, ran, wait_for
 FILE, PARAMS = str(ROOT / "experiments/runs.yaml"), str(ROOT / "params.yaml")
 RUNS = [read_run(model, name, file=FILE) for model, name in listed(file=FILE)]
 CIRCLES = [read_circle(model, file=FILE) for model in ("lvln", "one_frame")]
-METRICS = {run.model: ROOT / f"metrics/experiments/{run.model}.json" for run in RUNS}
+TRAINING = {run.model: ROOT / f"plots/experiments/{run.model}/training.csv" for run in RUNS}
 
 
 @pytest.mark.parametrize("run", [*RUNS, *CIRCLES], ids=lambda run: f"{run.model} {run.name}")
@@ -41,7 +42,7 @@ def test_a_run_is_one_line_of_dvc(run: Run, tmp_path: Path) -> None:
     from dvc.utils.hydra import apply_overrides
 
     experiment = load_experiment(run, params=PARAMS)
-    words = shlex.split(tables.command(run))
+    words = shlex.split(experiments.command(run))
     assert words[:4] == ["dvc", "exp", "run", "--queue"]
     assert words[-1] == f"evaluate@{run.model}"
     assert set(words[4:-1:2]) == {"-S"}
@@ -107,13 +108,11 @@ def test_looks_divide_the_epochs_before_the_last_phase() -> None:
 
 @of_committed_figures
 def test_runs_of_equal_length() -> None:
-    """What is compared is trained for as many steps; levers of lvln_warp may be "not measured" in README."""
-    found = {model: json.loads(file.read_text()) for model, file in METRICS.items()}
-    measured = [run for run in RUNS if run.model != "lvln_warp" or run.name in found[run.model]]
-    compared = [run for run in measured if not run.name.startswith("overfit")]
-    steps = {(run.model == "lvln_warp", found[run.model][run.name]["train"]["steps"]) for run in compared}
-    assert steps == {(False, 168), (True, 112)}
-    assert all(set(table) <= {run.name for run in RUNS if run.model == model} for model, table in found.items())
+    """What is compared is trained for as many steps."""
+    steps = {model: pd.read_csv(file, index_col="run")["steps"] for model, file in TRAINING.items()}
+    compared = [run for run in RUNS if not run.name.startswith("overfit")]
+    assert {(run.model == "lvln_warp", steps[run.model][run.name]) for run in compared} == {(False, 168), (True, 112)}
+    assert all(set(found.index) == {run.name for run in RUNS if run.model == model} for model, found in steps.items())
 
 
 @pytest.mark.parametrize(
@@ -261,7 +260,7 @@ def test_what_a_run_depends_on(small: Experiment, folders: dict[int, Path], monk
         trial.fingerprint_of(replace(small, seeds=(0, 2)), folders),
         trial.fingerprint_of(small, folders | {10: folders[15]}),
     ]
-    monkeypatch.setitem(sys.modules, "pipeline.more", tables)  # other code
+    monkeypatch.setitem(sys.modules, "pipeline.more", experiments)  # other code
     changed.append(trial.fingerprint_of(small, folders))
     assert len({known, *changed}) == 1 + len(changed)
 
@@ -272,14 +271,14 @@ def test_summary_by_hand(trained: trial.Trial) -> None:
     better["resembles"]["1"] = {"0": 9.0, "1": 20.0, "2": 3.0, "3": 1.0}
     found = trial.summarise([trained, replace(trained, tables=[better])])
     assert found["model"]["psnr"]["1"] == pytest.approx(trained.tables[-1]["model"]["psnr"]["1"] + 1)
-    assert found["model"]["psnr_std"]["1"] == pytest.approx(2**0.5)
-    assert found["model"]["psnr_std"]["2"] == 0
+    assert found["model"]["psnr_spread"]["1"] == pytest.approx(2**0.5)
+    assert found["model"]["psnr_spread"]["2"] == 0
     assert sum(found["like"].values()) == 2
     assert found["like"]["1"] >= 1
     assert found["train"]["seeds"] == 2
     alone = trial.summarise([trained])
     assert alone["model"]["psnr"] == trained.tables[-1]["model"]["psnr"]
-    assert set(alone["model"]["psnr_std"].values()) == {0}
+    assert set(alone["model"]["psnr_spread"].values()) == {0}
 
 
 def patient(seed: int, *, folder: Path) -> None:
@@ -307,7 +306,7 @@ def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
         stage.wait()
 
 
-# --- the circle, and the page ----------------------------------------------------------------------------------------
+# --- the circle --------------------------------------------------------------------------------------------------
 
 
 def test_summary_of_the_circle() -> None:
@@ -317,58 +316,22 @@ def test_summary_of_the_circle() -> None:
         return circle.CircleTrial({"trained": table, "held_out": table}, 7, None, None, None)
 
     found = circle.summarise([trained(1.0), trained(3.0)])
-    assert found["train"] == {"steps": 7, "seeds": 2}
+    assert found["data"] == {"trained": {"clips": 4}, "held_out": {"clips": 4}}
     for where in ("trained", "held_out"):
         assert found[where]["model"]["centre_error"] == {"1": 2.0}
-        assert found[where]["model"]["centre_error_std"] == {"1": pytest.approx(2**0.5)}
+        assert found[where]["model"]["centre_error_spread"] == {"1": pytest.approx(2**0.5)}
         assert found[where]["copy_last"] == {"centre_error": {"1": 2.0}, "lost": {"1": 0.0}}
 
 
-@of_committed_figures
-def test_the_page_is_what_the_metrics_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    template = Path("experiments/template.md").read_text()
-    page = tables.fill(template)
-    assert page == Path("docs/experiments.md").read_text()
-    shown = set(template.split())
-    reported = [run.name for run in RUNS if run.model != "lvln_warp"]  # whose table is in README
-    assert all(run in shown or f"{run}," in shown for run in reported)
-    one = json.loads(METRICS["one_frame"].read_text())["sgd"]["model"]["psnr"]
-    assert " / ".join(f"{value:.2f}" for value in one.values()) in page
-
-
-def test_tables_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    curve = {
-        "seed": [0, 0, 0],
-        "step": [0, 10, 20],
-        "loss": [0.2, 0.08, 0.02],
-        "psnr_moving": [10.0, 12.0, 15.5],
-        "copy_last_psnr_moving": [14.0] * 3,
-        "nyquist_ratio": [1500.0, 3.0, 1.25],
+def test_errors_of_the_circle_as_tidy_rows() -> None:
+    part = {"model": {"lost": {"1": 0.5}, "lost_spread": {"1": 0.1}}, "copy_last": {"lost": {"1": 0.0}}}
+    rows = circle.error_rows({"trained": part, "held_out": part, "data": {}})
+    assert rows[0] == {
+        **{"sequences": "trained", "predictor": "model", "region": "whole", "metric": "lost"},
+        **{"horizon_step": 1, "value": 0.5, "spread": 0.1},
     }
-    Path("plots/experiments/lvln").mkdir(parents=True)
-    pd.DataFrame(curve).to_csv("plots/experiments/lvln/overfit_5.csv", index=False)
-    page = tables.fill("before\n<!-- motion: lvln overfit_5 -->\n<!-- grid: lvln overfit_5 -->\nafter\n")
-    assert "| lvln overfit_5 | 0 | step 10 | -2.00 dB | step 20 | 0.020 | 0.020 | +1.50 dB |" in page
-    assert "| lvln overfit_5 | 1,500.00 | 3.00 | 1.25 |" in page
-    assert page.startswith("before\n")
-    assert page.endswith("after\n")
-    with pytest.raises(
-        ValueError, match="grids is not allowed; allowed: runs, grid, motion, circle, probe, gain, real_probe"
-    ):
-        tables.fill("<!-- grids: lvln overfit_5 -->")
-
-
-def test_a_gain_without_an_interval_is_shown_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too few groups in every class."""
-    monkeypatch.chdir(tmp_path)
-    ends = {"top1": 0.25, "top1_low": -0.125, "top1_high": 0.5}
-    row = {name: ends for name in ("chance", "encoder", "untrained", "still")} | {"shuffled": {"top1": 0.25}}
-    Path("metrics").mkdir()
-    Path("metrics/probe_pooled.json").write_text(json.dumps({"gain": row}))
-    page = tables.fill("<!-- gain: pooled -->")
-    assert f"| pooled |{' +25.0 [-12.5, +50.0] |' * 4} +25.0 |" in page
+    assert len(rows) == 4
+    assert rows[-1]["spread"] is None
 
 
 @pytest.mark.slow
@@ -401,14 +364,16 @@ def test_the_stages_as_dvc_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ran(output) == set(targets)
     assert f"one_frame report: taken over from {first.relative_to(tmp_path)}" in output
     assert "one_frame icnr: training with seeds 0, 1" in output
-    metrics, plots = tmp_path / "metrics/experiments/one_frame.json", tmp_path / "plots/experiments/one_frame"
-    found = json.loads(metrics.read_text())
-    assert found.keys() == {"report", "icnr"}
-    assert found["icnr"]["train"]["seeds"] == 2
-    assert found["icnr"]["model"]["psnr"].keys() == {"1", "2", "3"}
-    rows = pd.read_csv(plots / "icnr.csv")
+    plots = tmp_path / "plots/experiments/one_frame"
+    training = pd.read_csv(plots / "training.csv", index_col="run")
+    assert list(training.index) == ["report", "icnr"]
+    assert training.loc["icnr"]["seeds"] == 2
+    scores = pd.read_csv(plots / "scores.csv")
+    assert set(scores["predictor"]) == {"model", "copy_last"}
+    assert set(scores[(scores["run"] == "icnr") & (scores["metric"] == "psnr")]["horizon_step"]) == {1, 2, 3}
+    rows = pd.read_csv(plots / "looks" / "icnr.csv")
     assert list(rows["seed"]) == [0] * 4 + [1] * 4  # before training, and three looks
-    assert (tmp_path / "plots/circle/circle_one_frame_filter.png").stat().st_size > 10_000
+    assert (tmp_path / "plots/circle/one_frame/filter.png").stat().st_size > 10_000
     assert sorted(file.name for file in first.parent.iterdir()) == ["icnr.json", "report.json"]
     assert not ran(call(tmp_path, "dvc", "repro", *targets))
 
@@ -416,11 +381,11 @@ def test_the_stages_as_dvc_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tree["runs"]["one_frame"]["sgd"] = {"optimizer": {"kind": "sgd"}}
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
     assert "psnr_moving" in call(tmp_path, "python", "-m", "stages.experiment", "one_frame", "sgd")
-    assert json.loads(metrics.read_text()) == found
+    pd.testing.assert_frame_equal(pd.read_csv(plots / "scores.csv"), scores)
     assert set(json.loads(call(tmp_path, "dvc", "status", "--json", *targets))) == {targets[0]}
     output = call(tmp_path, "dvc", "repro", *targets)
     assert output.count("taken over") == 2
-    again = json.loads(metrics.read_text())
-    assert again.keys() == {"report", "sgd"}
-    assert again["report"] == found["report"]
-    assert sorted(file.name for file in plots.iterdir()) == ["report.csv", "sgd.csv"]
+    again = pd.read_csv(plots / "scores.csv")
+    assert set(again["run"]) == {"report", "sgd"}
+    pd.testing.assert_frame_equal(again[again["run"] == "report"], scores[scores["run"] == "report"])
+    assert sorted(file.name for file in (plots / "looks").iterdir()) == ["report.csv", "sgd.csv"]

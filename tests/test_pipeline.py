@@ -9,21 +9,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from pipeline.evaluation.score import PREDICTORS
+from pipeline.evaluation.baselines import BASELINES
 from pipeline.nets.encoder import TAPS
 from pipeline.settings import read_yaml
 from tests.support.import_closure import ROOT
 from tests.support.project import call, copy_project, ran
+from tests.support.results import accuracies, facts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MODELS = tuple(read_yaml(ROOT / "params.yaml")["train"])
 CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
 CONDITIONS = ("trained", "untrained", "still", "shuffled")
-TABLE = {"top1", "top1_std", "top1_low", "top1_high", "top5"}  # of a probe and of each of its controls
 ALL = {
     "fetch",
     "decode",
@@ -34,6 +35,10 @@ ALL = {
 }
 FEATURES = {f"features@{condition}" for condition in CONDITIONS}
 PROBES = {"controls", *(f"probe@{choice}" for choice in CHOICES)}
+
+
+def widest(text: str) -> int:
+    return max(len(line.rstrip()) for line in text.splitlines())
 
 
 def stale(folder: Path) -> set[str]:
@@ -56,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def restored(project: Path):
     """Any change a test makes to tracked files is undone."""
     yield project
-    call(project, "git", "checkout", "-q", "--", ".")
+    call(project, "git", "reset", "-q", "--hard")  # DVC has staged what the stages wrote
     call(project, "dvc", "checkout", "-q")
 
 
@@ -67,26 +72,44 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
     assert call(project, "git", "status", "--porcelain") == ""
 
 
-def test_metrics_have_their_keys(project: Path) -> None:
+def test_metrics_are_few_and_fit_a_terminal(project: Path) -> None:
+    (shown,) = json.loads(call(project, "dvc", "metrics", "show", "--json")).values()
+    numbers = {file: found["data"] for file, found in shown["data"].items()}
+    assert 40 <= sum(map(len, numbers.values())) <= 60
+    assert numbers["metrics/decode.json"] == {"found": 176, "good": 176, "bad": 0, "frames": 176 * 25}
     for model in MODELS:
-        metrics = json.loads((project / f"metrics/evaluate_{model}.json").read_text())
-        assert {*PREDICTORS, "resembles", "curriculum", "data"} < set(metrics)
-        for predictor in PREDICTORS:
-            assert {"psnr", "ssim_moving", "ms_ssim", "nyquist_ratio", "loss"} < set(metrics[predictor])
-            assert all(set(steps) == {"1", "2", "3"} for steps in metrics[predictor].values())
-        phases = len(read_yaml(project / "params.yaml")["train"][model]["curriculum"])
-        assert set(metrics["curriculum"]) == {*map(str, range(1, phases + 1)), "copy_last"}
+        assert set(numbers[f"metrics/train_{model}.json"]) == {"loss", "val_loss"}
+        for suffix in ("", "_moving"):
+            assert set(numbers[f"metrics/{model}{suffix}.json"]) == {"psnr", "ssim", "vs_copy", "vs_flow"}
     for choice in CHOICES:
-        metrics = json.loads((project / f"metrics/probe_{choice}.json").read_text())
-        assert {*TABLE, "per_class", "mean_class", "confusion"} == set(metrics["probe"])
-        controls = {"chance", "encoder", *TAPS, *CONDITIONS} - {"trained"}
-        assert controls == set(metrics["controls"]) == set(metrics["gain"])
-        assert all(set(row) == TABLE for row in metrics["controls"].values())
-        assert all(set(row) == {"top1", "top1_low", "top1_high"} for row in metrics["gain"].values())
-    decode = json.loads((project / "metrics/decode.json").read_text())
-    assert decode["videos"] == {"found": 176, "good": 176, "bad": 0, "absent": 0}
-    tracked = call(project, "git", "ls-files", "metrics", "plots").split()
-    assert all((project / name).read_text() for name in tracked if name.endswith(("json", "csv")))
+        assert set(numbers[f"metrics/probe_{choice}.json"]) == {"top1", "vs_encoder", "vs_untrained"}
+    assert widest(call(project, "dvc", "metrics", "show")) <= 160
+
+
+def test_tables_hold_everything(project: Path) -> None:
+    for model in MODELS:
+        folder = project / "plots/evaluate" / model
+        scores = pd.read_csv(folder / "scores.csv")
+        assert set(scores["predictor"]) == {model, *BASELINES}
+        assert {"psnr", "ms_ssim", "nyquist_ratio", "loss"} < set(scores["metric"])
+        assert (
+            scores.groupby(["predictor", "region", "metric"])["horizon_step"].agg(list).map(str) == "[1, 2, 3]"
+        ).all()
+        phases = len(read_yaml(project / "params.yaml")["train"][model]["curriculum"])
+        curriculum = pd.read_csv(folder / "curriculum.csv")
+        assert set(curriculum["phase"]) == {*map(str, range(1, phases + 1)), "copy_last"}
+        assert facts(folder / "facts.csv")["skipped.lpips"].startswith("evaluate.lpips is null")
+        assert set(pd.read_csv(project / f"plots/train/{model}/curves.csv")["curve"]) == {"loss", "val_loss", "lr"}
+    shared = {"chance", "encoder", *TAPS}
+    assert set(accuracies(project / "plots/controls.csv", "top1").index) == shared
+    for choice in CHOICES:
+        file = project / f"plots/probe/{choice}/accuracy.csv"
+        own = accuracies(file, "top1")
+        assert set(own.index) == {"probe", *CONDITIONS} - {"trained"}
+        assert own.notna().all(axis=None)
+        assert set(accuracies(file, "gain").index) == shared | set(own.index) - {"probe"}
+        confusion = pd.read_csv(project / f"plots/probe/{choice}/confusion.csv")
+        assert confusion.groupby("actual")["share"].sum().round(4).eq(1).all()
 
 
 def test_forced_reproduction_is_bit_for_bit_the_same(project: Path) -> None:
@@ -149,54 +172,102 @@ def test_changed_code_makes_stale_only_what_imports_it(restored: Path, file: str
     assert stale(restored) == expected
 
 
-def test_a_new_model_is_a_file_and_a_section(restored: Path) -> None:
-    """Trained, evaluated, and gone again without a trace."""
-    from dvc.utils.serialize import modify_yaml
-
-    variant = restored / "pipeline" / "variants" / "half.py"
-    variant.write_text(
-        "from pipeline.nets.ladder import HalfResolution as Config\n"
-        "from pipeline.nets.ladder import half_resolution\n\n\n"
-        "def build(config, encoder, *, height, width):\n"
-        "    return half_resolution(config, encoder, height=height, width=width)\n"
-    )
-    with modify_yaml(str(restored / "params.yaml")) as tree:
-        tree["train"]["half"] = tree["train"]["one_frame"]
-    assert stale(restored) == {"train@half", "evaluate@half"}
-    assert "every section is valid" in call(restored, "python", "-m", "stages.check")
-    assert ran(call(restored, "dvc", "repro", "evaluate@half")) == {"train@half", "evaluate@half"}
-    assert json.loads((restored / "metrics/evaluate_half.json").read_text())["model"]["psnr"]["3"] > 0
-    assert "half" in call(restored, "dvc", "metrics", "diff")
-    variant.unlink()
-    call(restored, "git", "checkout", "-q", "--", ".")
+@pytest.fixture
+def extended(restored: Path, request: pytest.FixtureRequest):
+    """The project with the diff of a section of docs/extending.md, which is gone again afterwards."""
+    section = (ROOT / "docs/extending.md").read_text().split(f"\n## {request.param}\n")[1].split("\n## ")[0]
+    (diff,) = re.findall(r"^```diff\n(.*?)^```$", section, re.M | re.S)
+    (restored / "change.diff").write_text(diff)
+    call(restored, "git", "apply", "change.diff")
+    yield restored
+    call(restored, "git", "reset", "-q", "--hard")  # DVC has staged what the stages wrote
     call(restored, "git", "clean", "-qfd")
+    call(restored, "dvc", "checkout", "-q")
     assert stale(restored) == set()
 
 
+@pytest.mark.parametrize("extended", ["A model"], indirect=True)
+def test_a_new_model_is_a_file_and_a_section(extended: Path) -> None:
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(extended / "params.yaml")) as tree:  # as small as the preset's
+        small = ("net", "height", "width", "clips", "curriculum", "optimizer", "early_stopping")
+        tree["train"]["no_location"] |= {key: tree["train"]["lvln"][key] for key in small}
+    assert stale(extended) == {"train@no_location", "evaluate@no_location"}
+    assert "every section is valid" in call(extended, "python", "-m", "stages.check")
+    output = call(extended, "dvc", "repro", "evaluate@no_location")
+    assert ran(output) == {"train@no_location", "evaluate@no_location"}
+    assert "metrics/no_location_moving.json" in call(extended, "dvc", "metrics", "diff")
+
+
+@pytest.mark.parametrize("extended", ["A metric"], indirect=True)
+def test_a_new_metric_is_a_function_and_an_entry(extended: Path) -> None:
+    assert ran(call(extended, "dvc", "repro", "-s", "evaluate@one_frame")) == {"evaluate@one_frame"}
+    scores = pd.read_csv(extended / "plots/evaluate/one_frame/scores.csv")
+    psnr, l2 = (scores[(scores["metric"] == name) & (scores["region"] == "whole")] for name in ("psnr", "l2"))
+    assert len(l2) == len(psnr) == 18
+    assert (l2["value"].to_numpy() >= 10 ** (-psnr["value"].to_numpy() / 10) * 0.999).all()  # by Jensen's inequality
+
+
+@pytest.mark.parametrize("extended", ["A loss"], indirect=True)
+def test_a_new_loss_is_an_entry(extended: Path) -> None:
+    output = call(extended, "dvc", "exp", "run", "-S", "+train.one_frame.loss.charbonnier=1.0", "train@one_frame")
+    assert ran(output) == {"train@one_frame"}
+    assert "charbonnier" in call(extended, "dvc", "params", "diff")
+
+
+@pytest.mark.parametrize("extended", ["A data set"], indirect=True)
+def test_a_new_data_set_is_a_module_and_a_kind(extended: Path, tmp_path: Path) -> None:
+    for video in (extended / "data/raw/UCF-101").rglob("*_g0[1-5]_*.avi"):
+        (tmp_path / video.parent.name).mkdir(exist_ok=True)
+        shutil.copy(video, tmp_path / video.parent.name)
+    changes = ["source.kind=by_class", f"source.by_class.root={tmp_path}"]
+    output = call(extended, "dvc", "exp", "run", *(word for each in changes for word in ("-S", each)), "fetch")
+    assert "by_class: 40 videos of 8 classes" in output
+    table = pd.read_csv(extended / "data/raw/videos.csv")
+    assert table.groupby("split").size().to_dict() == {"train": 24, "validation": 8, "test": 8}
+
+
+@pytest.mark.parametrize("extended", ["A frame rate"], indirect=True)
+def test_a_new_frame_rate_is_in_five_files(extended: Path) -> None:
+    assert ran(call(extended, "dvc", "repro", "-s", "decode")) == {"decode"}
+    assert list((extended / "data/shards/30").glob("test-*.tar"))
+    manifest = pd.read_csv(extended / "data/manifest.csv")
+    assert (manifest["frames_30"] == 29).all()  # of 25, the last of which is shown at 0.96 s
+    params = extended / "params.yaml"
+    params.write_text(params.read_text().replace("- fps: 25", "- fps: 30"))
+    assert "every section is valid" in call(extended, "python", "-m", "stages.check")
+
+
 def test_experiments(restored: Path) -> None:
-    """`dvc exp run -S`, `exp show`, `metrics diff`, `params diff`, `plots show` on one changed rate."""
+    """`dvc exp run -S`, `exp show`, `metrics diff`, `params diff`, `plots diff` on one changed rate."""
     output = call(restored, "dvc", "exp", "run", "-n", "slower", "-S", "train.one_frame.optimizer.lr=1e-5")
     assert ran(output) == {"train@one_frame", "evaluate@one_frame"}
     assert "lr: 1e-05" in (restored / "params.yaml").read_text()
     assert "train.one_frame.optimizer.lr" in call(restored, "dvc", "params", "diff")
     difference = call(restored, "dvc", "metrics", "diff")
-    assert "metrics/evaluate_one_frame.json" in difference
-    assert "model.psnr.1" in difference
-    assert "metrics/evaluate_lvln.json" not in difference
-    table = call(restored, "dvc", "exp", "show", "--csv")
-    assert "slower" in table
-    call(restored, "dvc", "plots", "show", "-o", "page")
+    assert set(re.findall(r"metrics/\w+\.json", difference)) == {
+        *(f"metrics/{name}.json" for name in ("train_one_frame", "one_frame", "one_frame_moving"))
+    }
+    assert 8 <= len(difference.splitlines()) <= 13
+    narrow = ["env", "COLUMNS=140", "dvc", "exp", "show", "--only-changed", "--no-pager"]
+    assert "slower" in call(restored, *narrow)
+    assert widest(call(restored, *narrow)) <= 140
+    turned = call(restored, "python", "-m", "stages.compare")
+    assert widest(turned) <= 140
+    names, *rows = [line.split() for line in turned.splitlines()]
+    table = {number: dict(zip(names, values, strict=True)) for number, *values in rows}
+    rates = table["train.one_frame.optimizer.lr"]
+    assert (rates["main"], rates["slower"], rates["workspace"]) == ("0.001", "1e-05", "1e-05")
+    psnr = table["metrics/one_frame_moving.json:psnr"]
+    assert psnr["slower"] == psnr["workspace"] != psnr["main"]
+    call(restored, "dvc", "plots", "diff", "HEAD", "workspace", "-o", "page")
     page = (restored / "page" / "index.html").read_text()
-    for title in (
-        "Training loss",
-        "Loss on the validation groups",
-        "Probe confusion",
-        "Quality against the horizon step",
-    ):
-        assert title in page
-    assert "half_velocity" in page
-    for kind in ("png", "gif"):
-        assert list((restored / "page" / "static").glob(f"*evaluate_lvln.{kind}"))
+    assert page.count('"Prediction on the test split"') == page.count('"Probe on the test split"') == 1
+    for model in MODELS:
+        assert f'"{model}: all other metrics"' in page
+        for kind in ("png", "gif"):
+            assert list((restored / "page" / "static").glob(f"workspace*evaluate_{model}_predictions.{kind}"))
     shutil.rmtree(restored / "page")
 
 
@@ -271,17 +342,21 @@ def test_a_stage_run_by_hand_leaves_the_cache_alone(project: Path) -> None:
 
 
 def corrupt(text: str) -> str:
-    tree = json.loads(text)
-    tree["model"]["psnr"]["1"] += 1.5
-    return json.dumps(tree)
+    """The model's PSNR one frame ahead, 1.5 dB off."""
+    row = re.search(r"^lvln,whole,psnr,1,([\d.]+),", text, re.M)
+    return text.replace(row[0], row[0].replace(row[1], f"{float(row[1]) + 1.5:.4f}"))
 
 
-@pytest.mark.parametrize(("change", "code"), [(lambda text: text, 0), (corrupt, 1), (lambda _: "{}", 1)])
-def test_ci_compares_with_the_committed_metrics(restored: Path, change: Callable[[str], str], code: int) -> None:
-    file = restored / "metrics" / "evaluate_lvln.json"
+def cut(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("lvln,whole,psnr")) + "\n"
+
+
+@pytest.mark.parametrize(("change", "code"), [(str, 0), (corrupt, 1), (cut, 1)])
+def test_ci_compares_with_the_committed_tables(restored: Path, change: Callable[[str], str], code: int) -> None:
+    file = restored / "plots/evaluate/lvln/scores.csv"
     file.write_text(change(file.read_text()))
     done = subprocess.run(
         [sys.executable, ".ci/compare_metrics.py"], cwd=restored, capture_output=True, text=True, check=False
     )
     assert done.returncode == code
-    assert ("model.psnr.1" in done.stderr) == bool(code)
+    assert ("plots/evaluate/lvln/scores.csv: lvln whole psnr 1, value: " in done.stderr) == bool(code)

@@ -1,4 +1,4 @@
-"""A user's own video: the command line from file to files, each of its errors, and the README's five lines."""
+"""A user's own video: the command line from file to files, each of its errors, and the lines of docs/training.md."""
 
 import re
 import signal
@@ -317,11 +317,10 @@ def test_stopped_it_leaves_nothing(model: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "tmp").iterdir())
 
 
-def test_the_five_lines_of_the_readme(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_five_lines_of_the_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly its code, with a tensor `clip` and a model where it looks for one."""
-    section = (ROOT / "README.md").read_text().split("## Using a trained model", 1)[1].split("\n## ", 1)[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    five, export = blocks
+    page = (ROOT / "docs/training.md").read_text()
+    five, export = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len([line for line in five.splitlines() if line and not line.startswith("#")]) == 5
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()

@@ -83,6 +83,10 @@ def test_changes_of_ones_own_stay_and_are_told(
         ("decode: {hight: 32}", "decode.hight: unknown key (value 32); allowed: split, "),
         ("train: {lvln: {loss: {l3: 1}}}", "train.lvln: loss.l3 is not a loss; allowed: l1, "),
         ("train: {lvlm: {batch: 4}}", "train.lvlm: there is no pipeline/variants/lvlm.py; there are full_res, lvln"),
+        (
+            "train: {lvln_moving: {batch: 4}}",
+            "train.lvln_moving: metrics/lvln_moving.json would be another's; give the",
+        ),
         ("decoder: {height: 32}", "presets/mine.yaml: unknown section decoder; allowed: source, decode, "),
         ("decode: {height: 33}", "decode.height: 33 is not allowed; allowed: "),
         ("decode: 32", "decode: 32 is not allowed; allowed: a mapping of split, "),

@@ -1,6 +1,5 @@
 """Features of clips under every condition, and the probe on them: references, controls, what is refused, kill -9."""
 
-import json
 import math
 import signal
 import subprocess
@@ -19,9 +18,17 @@ from pipeline.clips.shards import names_digest, open_videos
 from pipeline.nets.ladder import LEVELS
 from pipeline.nets.rollout import predict
 from pipeline.probe import samples
-from pipeline.probe.accuracy import by_class, chance, fraction_correct, gains, summarise, top_k
+from pipeline.probe.accuracy import chance, confusion_rows, fraction_correct, gains, mean_class, summarise, top_k
 from pipeline.probe.classifier import ProbeConfig, ProbeRun, run_probe
-from pipeline.probe.comparison import HeldOut, compare, correct_by_video, read_held_out, run_seeds
+from pipeline.probe.comparison import (
+    HeldOut,
+    accuracy_rows,
+    compare,
+    correct_by_video,
+    headline,
+    read_held_out,
+    run_seeds,
+)
 from pipeline.probe.features import states as features
 from pipeline.probe.features.extract import extract
 from pipeline.probe.heads import AttentivePooler, HeadConfig, make_net
@@ -31,6 +38,7 @@ from tests.support.committed import of_committed_figures
 from tests.support.evaluation import CARD, CPU
 from tests.support.import_closure import ROOT
 from tests.support.nets import VARIANTS, small
+from tests.support.results import accuracies
 from tests.support.videos import files
 
 FEATURES = features.FeaturesConfig(model="lvln", fps=10, clips=2, frames=3, token_stride=8, batch=4, seed=0)
@@ -509,16 +517,19 @@ def test_summary_and_classes_by_hand() -> None:
     assert fraction_correct(RUNS, LABELS).tolist() == [1, 0.5, 1, 0]
     table = summarise(RUNS, LABELS, GROUPS, resamples=500)
     assert table["top1"] == pytest.approx(0.625)
-    assert table["top1_std"] == pytest.approx(0.125 * 2**0.5)
-    assert summarise(RUNS[:1], LABELS, GROUPS, resamples=5)["top1_std"] == 0
+    assert table["top1_spread"] == pytest.approx(0.125 * 2**0.5)
+    assert summarise(RUNS[:1], LABELS, GROUPS, resamples=5)["top1_spread"] == 0
     assert table["top5"] == 1
     assert (table["top1_low"], table["top1_high"]) == pytest.approx((0.5, 0.75))  # the two groups' own means
     apart = [("a", 1), ("b", 1), ("c", 2), ("c", 2)]  # one group a class: no interval
-    assert set(summarise(RUNS, LABELS, apart, resamples=5)) == {"top1", "top1_std", "top5"}
-    tables = by_class(RUNS, LABELS, {0: "a", 1: "b", 2: "c"})
-    assert tables["per_class"] == {"a": 1, "b": 0.5, "c": 0.5}
-    assert tables["mean_class"] == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos
-    assert tables["confusion"] == {"a": {"a": 1}, "b": {"a": 0.5, "b": 0.5}, "c": {"a": 0.25, "b": 0.25, "c": 0.5}}
+    assert set(summarise(RUNS, LABELS, apart, resamples=5)) == {"top1", "top1_spread", "top5"}
+    rows = confusion_rows(RUNS, LABELS, {0: "a", 1: "b", 2: "c"})
+    assert [tuple(row.values()) for row in rows] == [
+        *[("a", "a", 1.0), ("b", "a", 0.5), ("b", "b", 0.5), ("c", "a", 0.25), ("c", "b", 0.25), ("c", "c", 0.5)]
+    ]
+    assert mean_class(rows) == pytest.approx(2 / 3)  # top-1 is 0.625: c has two videos
+    never = confusion_rows([torch.eye(3)[torch.tensor([1, 1, 2, 2])]], LABELS, {0: "a", 1: "b", 2: "c"})
+    assert {"actual": "a", "predicted": "a", "share": 0.0} in never  # though none is right
 
 
 def test_gains_are_paired_by_video() -> None:
@@ -558,6 +569,22 @@ def test_a_probe_beside_its_controls() -> None:
     assert table["probe"] == summarise(RUNS, LABELS, GROUPS, resamples=50)
     assert {name: row["top1"] for name, row in table["controls"].items()} == {"chance": 0.5}
     assert {name: row["top1"] for name, row in table["gain"].items()} == {"chance": 0.125, "encoder": 0.375}
+    rows = accuracy_rows({"probe": table["probe"], **table["controls"]}, table["gain"], features="pooled")
+    assert [(row["control"], row["metric"]) for row in rows] == [
+        *[("probe", "top1"), ("probe", "top5"), ("chance", "top1"), ("chance", "top5")],
+        *[("chance", "gain"), ("encoder", "gain")],
+    ]
+    first, last = rows[0], rows[-1]
+    assert all(row.keys() == first.keys() for row in rows)
+    assert first.items() >= {"features": "pooled", "value": 0.625, "low": 0.5, "high": 0.75}.items()
+    assert first["spread"] == pytest.approx(0.125 * 2**0.5)
+    assert last.items() >= {"value": 0.375, "low": table["gain"]["encoder"]["top1_low"], "spread": None}.items()
+
+
+def test_the_metrics_of_a_probe() -> None:
+    gain = {"encoder": {"top1": 0.2}, "untrained": {"top1": -0.0123}, "chance": {"top1": 0.5}}
+    table = {"probe": {"top1": 0.62549, "top1_low": 0.5}, "gain": gain}
+    assert headline(table) == {"top1": 0.625, "vs_encoder": 0.2, "vs_untrained": -0.012}
 
 
 def test_chance_on_balanced_classes_is_certain() -> None:
@@ -573,8 +600,8 @@ def test_chance_on_balanced_classes_is_certain() -> None:
 
 @of_committed_figures
 def test_hidden_states_know_motion_where_frames_do_not() -> None:
-    """The gate, on metrics/: the attentive probe of the generated videos, which no single frame tells apart."""
-    table = json.loads((ROOT / "metrics/probe_attentive.json").read_text())
-    assert table["probe"]["top1"] >= 0.8
-    assert table["controls"]["encoder"]["top1"] < 0.25
-    assert table["gain"]["encoder"]["top1_low"] > 0.5
+    """The gate, on plots/: the attentive probe of the generated videos, which no single frame tells apart."""
+    file = ROOT / "plots/probe/attentive/accuracy.csv"
+    assert accuracies(file, "top1").loc["probe"]["value"] >= 0.8
+    assert accuracies(ROOT / "plots/controls.csv", "top1").loc["encoder"]["value"] < 0.25
+    assert accuracies(file, "gain").loc["encoder"]["low"] > 0.5

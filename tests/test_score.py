@@ -23,7 +23,8 @@ from pipeline.evaluation.metrics import METRICS, RATIOS, Metric, digits
 from pipeline.evaluation.perceptual import Lpips
 from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.predictions import Pictures
-from pipeline.evaluation.score import COMPARED, PREDICTORS, WITH_INTERVALS, EvaluateConfig, horizon_rows, score
+from pipeline.evaluation.score import COMPARED, PREDICTORS, WITH_INTERVALS, EvaluateConfig, score
+from pipeline.evaluation.tables import MOVING, curriculum_rows, gain_rows, headline, resemblance_rows, score_rows
 from pipeline.images import mean_over
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import save_model
@@ -159,9 +160,50 @@ def test_the_whole_table(videos: list) -> None:
     assert table["data"]["groups"] == len({(video.info.action, video.info.group) for video in videos}) == 5
     assert table["data"]["skipped"].keys() == {"lpips"}
     assert 0 < table["data"]["moving"]["share"]["1"] < 0.5
-    rows = horizon_rows(table)
-    assert len(rows) == len(expected) * len(PREDICTORS) * 3
-    assert {"horizon_step": 2, "predictor": "oracle", "metric": "psnr", "value": table["oracle"]["psnr"]["2"]} in rows
+
+
+def test_the_table_as_tidy_rows(videos: list) -> None:
+    """A row a value, with its interval where it has one; the model goes by its name."""
+    table, _ = scored(small("lvln", height=32, width=32), videos)
+    rows = score_rows(table, model="lvln")
+    assert {row["predictor"] for row in rows} == {"lvln", *PREDICTORS} - {"model"}
+    assert len(rows) == (2 * len(MEASURED) + 3) * len(PREDICTORS) * 3
+    found = {tuple(row.values())[:4]: tuple(row.values())[4:] for row in rows}
+    assert len(found) == len(rows)
+    model = table["model"]
+    ends = model["psnr_moving_low"]["2"], model["psnr_moving_high"]["2"]
+    assert found["lvln", "moving", "psnr", 2] == (model["psnr_moving"]["2"], *ends)
+    assert found["oracle", "whole", "ms_ssim", 3] == (table["oracle"]["ms_ssim"]["3"], None, None)
+    gains = gain_rows(table)
+    assert len(gains) == len(COMPARED) * len(WITH_INTERVALS) * 3
+    over = table["model_over_half_velocity"]
+    row = {"baseline": "half_velocity", "region": "moving", "metric": "ssim", "horizon_step": 1}
+    assert (
+        row
+        | {
+            "value": over["ssim_moving"]["1"],
+            **{end: over[f"ssim_moving_{end}"]["1"] for end in ("low", "high")},
+        }
+        in gains
+    )
+    assert {"horizon_step": 3, "frame": 5, "psnr": table["resembles"]["3"]["5"]} in resemblance_rows(table)
+    matrix = {"2": {"10": {"psnr": {"1": 20.0, "2": 19.0}}}, "copy_last": {"10": {"psnr": {"1": 18.0}}}}
+    assert [tuple(row.values()) for row in curriculum_rows(matrix)] == [
+        *[("2", 10, "psnr", 1, 20.0), ("2", 10, "psnr", 2, 19.0), ("copy_last", 10, "psnr", 1, 18.0)]
+    ]
+
+
+def test_the_headlines_are_one_frame_ahead(videos: list, tmp_path: Path) -> None:
+    table, _ = scored(small("lvln", height=32, width=32), videos)
+    for suffix in ("", MOVING):
+        found = headline(table, suffix=suffix)
+        assert list(found) == ["psnr", "ssim", "vs_copy", "vs_flow"]
+        for name, baseline in (("vs_copy", "copy_last"), ("vs_flow", "constant_velocity")):
+            psnr = table["model"][f"psnr{suffix}"]["1"] - table[baseline][f"psnr{suffix}"]["1"]
+            assert found[name] == pytest.approx(psnr, abs=0.006)
+        assert found["ssim"] == round(table["model"][f"ssim{suffix}"]["1"], 3)
+    still, _ = scored(*counted(tmp_path))
+    assert headline(still, suffix=MOVING) == {}
 
 
 def test_a_new_metric_is_one_entry(videos: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,9 +220,13 @@ def test_a_new_metric_is_one_entry(videos: list, monkeypatch: pytest.MonkeyPatch
     assert table["data"]["moving"]["frames_brightness"] == table["data"]["moving"]["frames"]
     assert digits("brightness_moving") == 1
     allowed = runpy.run_path(str(ROOT / ".ci/compare_metrics.py"))["allowed"]
-    names = "brightness", "brightness_moving"
-    assert [allowed((of, name, "1"), 0.5) for of in ("model", "oracle") for name in names] == [1, 2, 3, 4]
-    assert allowed(("data", "moving", "frames_brightness", "1"), 9) == 2
+    rows = [
+        row for row in score_rows(table, model="lvln") if row["metric"] == "brightness" and row["horizon_step"] == 1
+    ]
+    limits = {(row["predictor"], row["region"]): allowed("scores.csv", row, "value") for row in rows}
+    assert (limits["lvln", "whole"], limits["lvln", "moving"]) == (1, 2)
+    assert (limits["oracle", "whole"], limits["oracle", "moving"]) == (3, 4)
+    assert allowed("facts.csv", {"name": "moving.frames_brightness.1"}, "value") == 2
 
 
 def test_a_model_that_copies_is_copy_last(videos: list) -> None:
@@ -414,10 +460,12 @@ def test_stage(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = []
     for _ in range(2):
         main()
-        files = [Path(f"plots/evaluate_lvln.{kind}") for kind in ("csv", "png", "gif")]
-        made.append([file.read_bytes() for file in [Path("metrics/evaluate_lvln.json"), *files]])
+        files = [*Path("metrics").iterdir(), *Path("plots/evaluate/lvln").iterdir()]
+        made.append({file.name: file.read_bytes() for file in files})
     assert made[0] == made[1]
-    table = json.loads(made[0][0])
-    assert set(table["curriculum"]) == {"1", "2", "copy_last"}
-    assert table["curriculum"]["2"]["25"]["psnr"].keys() == {"1", "2", "3"}
-    assert made[0][1].decode().splitlines()[0] == "horizon_step,predictor,metric,value"
+    tables = {"scores.csv", "gains.csv", "resembles.csv", "curriculum.csv", "facts.csv"}
+    assert set(made[0]) == {"lvln.json", "lvln_moving.json", *tables, "predictions.png", "predictions.gif"}
+    header, *rows = made[0]["curriculum.csv"].decode().splitlines()
+    assert header == "phase,fps,metric,horizon_step,value"
+    assert {row.split(",")[0] for row in rows} == {"1", "2", "copy_last"}
+    assert made[0]["scores.csv"].startswith(b"predictor,region,metric,horizon_step,value,low,high\nlvln,whole,")

@@ -47,6 +47,8 @@ def read(page: str) -> tuple[list[Step], str]:
         for line in block.splitlines():
             if line.startswith("$ "):
                 steps.append(Step(line[2:]))
+            elif line.startswith("> "):  # the command goes on
+                steps[-1].command += f"\n{line[2:]}"
             else:
                 steps[-1].shown.append(line)
     return steps, re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S)
@@ -158,19 +160,23 @@ def test_differences_are_those_of_the_change(walked: tuple[list[Step], Path]) ->
     printed = {step.command: step.output for step in steps}
     difference = printed["dvc metrics diff"]
     assert set(re.findall(r"metrics/\w+\.json", difference)) == {
-        "metrics/evaluate_one_frame.json",
+        "metrics/one_frame.json",
+        "metrics/one_frame_moving.json",
         "metrics/train_one_frame.json",
     }
     assert printed["dvc params diff"].count("params.yaml") == 1
     table = (home / "summary.md").read_text()
-    assert "| metrics/evaluate_one_frame.json | model.psnr.1 |" in re.sub(" +", " ", table)
-    assert "metrics/evaluate_lvln.json" not in table
+    assert "| metrics/one_frame_moving.json | psnr |" in re.sub(" +", " ", table)
+    assert "| params.yaml | train.one_frame.optimizer.lr |" in re.sub(" +", " ", table)
+    assert "metrics/lvln.json" not in table
+    assert len(table.splitlines()) < 30
+    assert all(len(line.rstrip()) <= 160 for line in printed["dvc metrics show"].splitlines())
 
 
 @pytest.mark.slow
 def test_pulled_and_reproduced_models_are_the_same_bytes(walked: tuple[list[Step], Path]) -> None:
     _, home = walked
-    for name in ("models/one_frame.safetensors", "plots/evaluate_one_frame.png", "data/manifest.csv"):
+    for name in ("models/one_frame.safetensors", "plots/evaluate/one_frame/predictions.png", "data/manifest.csv"):
         assert (home / "colleague" / name).read_bytes() == (home / "alone" / name).read_bytes()
     assert call(home / "video-ladder", "git", "status", "--short", "--", "pipeline", "stages", "dvc.yaml") == ""
 
@@ -185,12 +191,12 @@ def test_the_pages_have_charts_and_pictures(walked: tuple[list[Step], Path]) -> 
             json.JSONDecoder().raw_decode(html, start.end())[0] for start in re.finditer(r"var spec = (?=\{)", html)
         ]
         titles = {spec["title"]["text"] for spec in specs}
-        assert {"Training loss", "Quality against the horizon step, one_frame"} <= titles
+        assert {"Prediction on the test split", "Probe on the test split", "one_frame: all other metrics"} <= titles
         assert all(titles), "a chart without a title"
         assert all({row["rev"] for row in spec["data"]["values"]} == revisions for spec in specs)
         for revision in revisions:
             for kind in ("png", "gif"):
-                name = f"static/{revision}_plots_evaluate_one_frame.{kind}"
+                name = f"static/{revision}_plots_evaluate_one_frame_predictions.{kind}"
                 assert name in html
                 assert (folder / name).stat().st_size > 1000
 

@@ -106,7 +106,7 @@ def check_accounts(manifest: pd.DataFrame, table: pd.DataFrame, shards: Path) ->
 
 
 def summarise(manifest: pd.DataFrame) -> dict[str, object]:
-    """Counts for metrics/decode.json; `found` is always good + bad, and the reasons of `bad` add up to it."""
+    """Counts for plots/decode.csv; `found` is always good + bad, and the reasons of `bad` add up to it."""
     good, bad = (manifest[manifest["verdict"] == verdict] for verdict in (GOOD, BAD))
     seconds = sum(frames / Fraction(rate) for frames, rate in zip(good["frames"], good["rate"], strict=True))
     in_test = good[good["split"] == "test"]

@@ -81,17 +81,6 @@ def score_clips(
     return table, gallery.pictures()
 
 
-def horizon_rows(table: Mapping[str, dict]) -> list[dict[str, object]]:
-    """Every metric of every predictor against the horizon step, a row each: horizon_step, predictor, metric, value."""
-    return [
-        {"horizon_step": int(step), "predictor": predictor, "metric": metric, "value": value}
-        for predictor in PREDICTORS
-        for metric, values in sorted(table.get(predictor, {}).items())
-        if not metric.endswith(("_low", "_high"))
-        for step, value in values.items()
-    ]
-
-
 def _values(
     batch: Predicted, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None, flow: bool
 ) -> dict[str, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from pipeline.datasets.source import SourceConfig, fetch
 from pipeline.decode.dataset import decode_dataset
 from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.predictions import Pictures
+from pipeline.evaluation.tables import tidy
 from pipeline.experiments.circle_errors import centre_errors
 from pipeline.experiments.filters import Filter, compare
 from pipeline.experiments.settings import Experiment
@@ -76,10 +77,19 @@ def run_circle(seed: int, *, experiment: Experiment, shards: Mapping[int, Path],
     return CircleTrial(tables, record.step, pictures, which, (frames, before, after))
 
 
-def summarise(trials: Sequence[CircleTrial]) -> dict[str, object]:
-    """{trained, held_out: over_trials of it, and its data}."""
-    summary: dict[str, dict] = {"train": {"steps": trials[0].steps, "seeds": len(trials)}}
-    for where in SPLITS:
-        tables = [trial.tables[where] for trial in trials]
-        summary[where] = over_trials(tables) | {"data": tables[0]["data"]}
-    return summary
+def summarise(trials: Sequence[CircleTrial]) -> dict[str, dict]:
+    """trained, held_out: over_trials of each; data: how many clips and videos each has."""
+    tables = {where: [trial.tables[where] for trial in trials] for where in SPLITS}
+    summary = {where: over_trials(found) for where, found in tables.items()}
+    return summary | {"data": {where: found[0]["data"] for where, found in tables.items()}}
+
+
+def error_rows(summary: Mapping[str, dict]) -> list[dict[str, object]]:
+    """Tidy rows: sequences (trained, on which it was, or held_out), predictor, region, metric, horizon_step, value,
+    spread: the sample deviation over the seeds."""
+    return [
+        {"sequences": where, "predictor": name, **row}
+        for where in SPLITS
+        for name, metrics in summary[where].items()
+        for row in tidy(metrics, "spread")
+    ]

@@ -24,6 +24,7 @@ from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
 from pipeline.evaluation.intervals import deviation
 from pipeline.evaluation.score import score_clips
+from pipeline.evaluation.tables import tidy
 from pipeline.experiments.settings import Experiment
 from pipeline.hardware import pick_device
 from pipeline.nets.build import build_net
@@ -170,7 +171,7 @@ def summarise(trials: Sequence[Trial]) -> dict[str, object]:
 
 
 def over_trials(tables: Sequence[Table]) -> Table:
-    """Means over the trials at each horizon step, of those with a value there; for the model <metric>_std too, the
+    """Means over the trials at each horizon step, of those with a value there; for the model <metric>_spread too, the
     sample standard deviation. The other predictors are not trained."""
     summary: Table = {name: {} for name in PREDICTORS}
     for name, row in summary.items():
@@ -178,8 +179,19 @@ def over_trials(tables: Sequence[Table]) -> Table:
             values = {k: [table[name][metric][k] for table in tables if k in table[name][metric]] for k in first}
             row[metric] = {k: mean(seen) for k, seen in values.items()}
             if name == "model":
-                row[f"{metric}_std"] = {k: deviation(seen) for k, seen in values.items()}
+                row[f"{metric}_spread"] = {k: deviation(seen) for k, seen in values.items()}
     return summary
+
+
+def score_rows(run: str, scores: Mapping[str, Any]) -> list[dict[str, object]]:
+    """A run's scores as tidy rows: run, predictor (model, or copy_last), region, metric, horizon_step, value, spread:
+    the sample deviation over the seeds."""
+    return [{"run": run, "predictor": name, **row} for name in PREDICTORS for row in tidy(scores[name], "spread")]
+
+
+def training_row(run: str, scores: Mapping[str, Any]) -> dict[str, object]:
+    """run, loss, parameters, seeds, steps, and like: the frames that the first prediction was most like."""
+    return {"run": run, **scores["train"], "like": " ".join(sorted(scores["like"]))}
 
 
 def looks(trials: Sequence[Trial], *, horizon: int) -> list[dict[str, float]]:

@@ -47,23 +47,24 @@ def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *
     """Means over the runs of top-1 and top-5; top-1's spread over them (sample deviation) and its interval."""
     top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
     ends = interval(fraction_correct(runs, labels), groups, resamples=resamples)
-    return {"top1": mean(top1), "top1_std": deviation(top1), "top5": mean(top5), **ends}
+    return {"top1": mean(top1), "top1_spread": deviation(top1), "top5": mean(top5), **ends}
 
 
-def by_class(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> dict[str, dict]:
-    """per_class: mean top-1 of the runs; mean_class: the mean of those, in which every class counts alike, however many
-    videos it has; confusion: {actual: {predicted: share of the class's videos}}, those above 0."""
+def confusion_rows(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> list[dict[str, object]]:
+    """actual, predicted, share (of the class's videos, mean of the runs): those above 0, and every class as itself."""
     predicted = torch.cat([scores.argmax(1) for scores in runs])
     table = pd.crosstab(labels.repeat(len(runs)).numpy(), predicted.numpy(), normalize="index")
-    shares = table.to_dict("index")  # {actual: {predicted: share}}
-    per_class = {names[k]: row.get(k, 0.0) for k, row in shares.items()}
-    return {
-        "per_class": per_class,
-        "mean_class": mean(per_class.values()),
-        "confusion": {
-            names[k]: {names.get(j, str(j)): share for j, share in row.items() if share} for k, row in shares.items()
-        },
-    }
+    return [
+        {"actual": names[k], "predicted": names.get(j, str(j)), "share": row.get(j, 0.0)}
+        for k, row in table.to_dict("index").items()
+        for j in sorted({k, *row})
+        if j == k or row[j]
+    ]
+
+
+def mean_class(confusion: Sequence[Mapping[str, object]]) -> float:
+    """The mean of the classes' top-1, in which every class counts alike, however many videos it has."""
+    return mean(row["share"] for row in confusion if row["actual"] == row["predicted"])
 
 
 def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence[Group], *, resamples: int) -> dict[str, dict]:

@@ -69,6 +69,12 @@ class ProbeRun:
     scores: Tensor
     epoch: int
 
+    def rows(self) -> list[dict[str, object]]:
+        """Both curves as tidy rows: epoch, curve (train, validation, or sample), value (top-1)."""
+        found = [(row["epoch"], key, row[key]) for row in self.curve for key in ("train", "validation")]
+        found += [(row["epoch"], "sample", row["validation"]) for row in self.sample]
+        return [{"epoch": epoch, "curve": curve, "value": value} for epoch, curve, value in found]
+
 
 def run_probe(config: ProbeConfig, splits: Splits, *, classes: int, seed: int, device: torch.device) -> ProbeRun:
     """Trains one head and scores the test videos with the weights of the epoch that is best on the validation groups

@@ -79,3 +79,25 @@ def compare(
         correct = correct.join(others)
     gain = gains(probe, correct, held_out.groups, resamples=resamples)
     return {"probe": controls.pop(PROBE), "controls": controls, "gain": gain}
+
+
+def headline(table: Mapping[str, dict]) -> dict[str, float]:
+    """The metrics of a probe: top1; vs_encoder and vs_untrained: top1 minus that of these controls."""
+    found = {"top1": table["probe"]} | {f"vs_{name}": table["gain"][name] for name in ("encoder", "untrained")}
+    return {name: round(row["top1"], 3) for name, row in found.items()}
+
+
+def accuracy_rows(
+    found: Mapping[str, Mapping[str, float]], gain: Mapping[str, Mapping[str, float]] | None = None, *, features: str
+) -> list[dict[str, object]]:
+    """Tidy rows: features, control (`probe`, or a control's name), metric, value, low, high (the ends of the 95 %
+    interval), spread (the sample deviation over the seeds). found: summaries, whose metrics are top1, top5 and, if it
+    is there, mean_class. gain: of `compare`; its metric is `gain`, top1 of the probe minus that of the control."""
+    rows = [(name, metric, metric, row) for name, row in found.items() for metric in ("top1", "top5", "mean_class")]
+    rows += [(name, "gain", "top1", row) for name, row in (gain or {}).items()]
+    return [
+        {"features": features, "control": name, "metric": metric, "value": row[key]}
+        | {"low": row.get(f"{key}_low"), "high": row.get(f"{key}_high"), "spread": row.get(f"{key}_spread")}
+        for name, metric, key, row in rows
+        if key in row
+    ]

@@ -57,6 +57,12 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
 
+    def rows(self) -> list[dict[str, object]]:
+        """Both as tidy rows: step, fps, curve (loss, val_loss or lr), value."""
+        found = [{"curve": key, "value": row[key], **row} for row in self.curve for key in ("loss", "lr")]
+        found += [{"curve": "val_loss", "value": row["loss"], **row} for row in self.validation]
+        return [{key: row[key] for key in ("step", "fps", "curve", "value")} for row in found]
+
 
 def train(
     fabric: Fabric,

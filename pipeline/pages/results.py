@@ -1,0 +1,116 @@
+"""The tables of the models and probes of dvc.yaml. root: the folder of their CSVs, plots or one like it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.evaluation.baselines import BASELINES
+from pipeline.evaluation.metrics import digits
+from pipeline.evaluation.score import COMPARED
+from pipeline.pages.cells import QUALITY, SHOWN, each_step, facts, heading, metric_of, row, shown, with_ends
+from pipeline.probe.samples import CHOICES, CONDITIONS
+
+CONTROLS = CONDITIONS[1:]  # of which each choice of features has its own
+
+
+def prediction(root: str, *models: str) -> list[str]:
+    """The models, and the baselines on the clips of the last of them, at horizon steps 1 / 2 / 3."""
+    return [*heading("predictor", *SHOWN.values()), *(row([name, *shown(part)]) for name, part in _parts(root, models))]
+
+
+def one_ahead(root: str, *models: str) -> list[str]:
+    """The same one frame ahead, without the two ratios."""
+    lines = heading("predictor", *QUALITY.values())
+    for name, part in _parts(root, models):
+        first = part[part["horizon_step"] == 1]
+        cells = (each_step(metric_of(first, *key)["value"], digits(key[0])) for key in QUALITY)
+        lines.append(row([f"`{name}`", *cells]))
+    return lines
+
+
+def _parts(root: str, models: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    tables = {model: pd.read_csv(Path(root, "evaluate", model, "scores.csv")) for model in models}
+    parts = [(model, table[table["predictor"] == model]) for model, table in tables.items()]
+    last = tables[models[-1]]
+    return parts + [(name, last[last["predictor"] == name]) for name in BASELINES]
+
+
+def gains(root: str, model: str) -> list[str]:
+    """The model minus each baseline, frame by frame, with 95 % intervals over groups."""
+    table = pd.read_csv(Path(root, "evaluate", model, "gains.csv"))
+    steps = sorted(table["horizon_step"].unique())
+    lines = heading(f"`{model}` minus", "metric", *(f"{step} ahead" for step in steps))
+    for name in COMPARED:
+        part = table[table["baseline"] == name]
+        for (metric, region), title in QUALITY.items():
+            number = f"{{:+.{digits(metric)}f}}"
+            found = metric_of(part, metric, region).set_index("horizon_step")[["value", "low", "high"]]
+            cells = (with_ends(*found.loc[step], number) if step in found.index else "" for step in steps)
+            lines.append(row([f"`{name}`", title, *cells]))
+    return lines
+
+
+def curriculum(root: str, model: str) -> list[str]:
+    """PSNR one frame ahead of the best weights of each phase of the curriculum, at each frame rate."""
+    table = pd.read_csv(Path(root, "evaluate", model, "curriculum.csv"))
+    table = table[(table["metric"] == "psnr") & (table["horizon_step"] == 1)]
+    rates = sorted(table["fps"].unique(), reverse=True)
+    lines = heading(f"`{model}`, weights of", *(f"{fps} fps" for fps in rates))
+    for phase, part in table.groupby("phase", sort=False):
+        name = phase if phase == "copy_last" else f"phase {phase}"
+        lines.append(row([name, *(f"{part[part['fps'] == fps]['value'].item():.2f}" for fps in rates)]))
+    return lines
+
+
+def parameters(root: str, *models: str) -> list[str]:
+    """How many parameters are trained."""
+    lines = heading("model", "trainable parameters", "steps")
+    for model in models:
+        found = facts(Path(root, "train", model, "facts.csv"))
+        lines.append(row([f"`{model}`", f"{int(found['trainable_parameters']):,}", f"{int(found['steps']):,}"]))
+    return lines
+
+
+def probe(root: str) -> list[str]:
+    """Top-1 of every choice of features beside its own controls, in per cent ± spread [interval]."""
+    lines = heading("features", "dimensions", "probe", *CONTROLS)
+    for choice in CHOICES:
+        dimensions = int(facts(Path(root, "probe", choice, "facts.csv"))["dimensions"])
+        accuracy = _accuracy(Path(root, "probe", choice, "accuracy.csv"), "top1")
+        cells = [share(accuracy.loc[name]) for name in ("probe", *CONTROLS)]
+        lines.append(row([f"`{choice}`", f"{dimensions:,}", *cells]))
+    return lines
+
+
+def probe_gains(root: str) -> list[str]:
+    """The probe's top-1 minus that of each control, in percentage points [interval]."""
+    names = ("encoder", *CONTROLS, "chance")
+    lines = heading("features", *(f"minus {name}" for name in names))
+    for choice in CHOICES:
+        gain = _accuracy(Path(root, "probe", choice, "accuracy.csv"), "gain")
+        lines.append(row([f"`{choice}`", *(points(gain.loc[name]) for name in names)]))
+    return lines
+
+
+def controls(root: str) -> list[str]:
+    """The controls that all choices share: the encoder, each of its taps, and chance."""
+    accuracy = _accuracy(Path(root, "controls.csv"), "top1")
+    return [*heading("", *accuracy.index), row(["top-1 (%)", *(share(found) for _, found in accuracy.iterrows())])]
+
+
+def points(gain: pd.Series) -> str:
+    """A difference in top-1 in percentage points [interval]."""
+    return with_ends(100 * gain["value"], 100 * gain["low"], 100 * gain["high"], "{:+.1f}")
+
+
+def share(accuracy: pd.Series) -> str:
+    """Top-1 in per cent ± spread [interval]."""
+    value, low, high = 100 * accuracy[["value", "low", "high"]].astype(float)
+    ends = "" if pd.isna(low) else f" [{low:.1f}, {high:.1f}]"
+    return f"{value:.1f} ± {100 * accuracy['spread']:.1f}{ends}"
+
+
+def _accuracy(file: Path, metric: str) -> pd.DataFrame:
+    table = pd.read_csv(file)
+    return table[table["metric"] == metric].set_index("control")
