@@ -44,8 +44,6 @@ HEADLINES = ("psnr", "ssim", "vs_copy", "vs_flow")
 # Counts of moving pixels; they depend on how the encoder of the videos and the JPEG decoder round.
 COVERED = {"moving.share": 0.002, "moving.frames": 2} | {f"moving.frames_{name}": 2 for name in METRICS}
 
-Key = tuple[str, ...]
-
 
 def quality(metric: str, region: str, *, of: str) -> float:
     """The tolerance of an evaluation's metric, of a trained `model` or of a `baseline`; flow follows the processor's
@@ -84,7 +82,7 @@ def allowed(file: str, row: dict[str, str], column: str) -> float:
     return COVERED.get(name.rpartition(".")[0], 0)
 
 
-def values_of(file: str, text: str) -> dict[tuple[Key, str], tuple[dict[str, str], str]]:
+def values_of(file: str, text: str) -> dict[tuple[tuple[str, ...], str], tuple[dict[str, str], str]]:
     """{(which row it is, column): (the cells that say so, the value)}"""
     if file.endswith(".json"):
         return {((name,), "value"): ({"name": name}, str(value)) for name, value in json.loads(text).items()}
@@ -134,15 +132,9 @@ def main() -> None:
     now = {path.as_posix(): path.read_text() for pattern in TABLES for path in Path().glob(pattern)}
     if not committed:
         sys.exit(f"no results in {revision}: nothing to compare with")
-    lines = [
-        line
-        for name in sorted(committed.keys() | now.keys())
-        for line in (
-            differences(name, committed[name], now[name])
-            if name in committed and name in now
-            else [f"{name}: {'is new' if name in now else 'is absent'}"]
-        )
-    ]
+    lines = [f"{name}: {'is new' if name in now else 'is absent'}" for name in sorted(committed.keys() ^ now.keys())]
+    for name in sorted(committed.keys() & now.keys()):
+        lines += differences(name, committed[name], now[name])
     if lines:
         sys.exit("\n".join(["results differ by more than the stated tolerance:", *lines]))
     print(f"{len(committed)} tables of results agree with {revision} within the stated tolerances")

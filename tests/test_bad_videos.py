@@ -33,6 +33,7 @@ from pipeline.decode.ingest import ingest
 from pipeline.decode.manifest import check_accounts, make_manifest, summarise
 from pipeline.decode.plan import DecodeConfig, plan_rows
 from pipeline.decode.video import decode, ffmpeg_version
+from pipeline.pages.cells import facts
 from pipeline.predict.own_video import open_own_video
 from tests.support.decode import (
     decode_config,
@@ -48,7 +49,6 @@ from tests.support.decode import (
 )
 from tests.support.evaluation import CARD
 from tests.support.project import write_params
-from tests.support.results import facts
 from tests.support.videos import FFMPEG, H264, XVID, zeroed
 
 RAW = ("-c:v", "rawvideo", "-pix_fmt", "bgr24")

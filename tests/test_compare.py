@@ -1,6 +1,7 @@
 """What CI lets pass when it compares results with the committed ones, and what not; and experiments side by side."""
 
 import runpy
+from pathlib import PurePath
 
 import pytest
 
@@ -9,14 +10,21 @@ from stages.compare import turned
 from tests.support.import_closure import ROOT
 
 differences = runpy.run_path(str(ROOT / ".ci/compare_metrics.py"))["differences"]
-SCORES = "predictor,region,metric,horizon_step,value,low,high\n"
-ACCURACY = "features,control,metric,value,low,high,spread\n"
-CONFUSION = "actual,predicted,share\n"
-FACTS = "name,value\n"
+HEADERS = {
+    "scores.csv": "predictor,region,metric,horizon_step,value,low,high",
+    "curriculum.csv": "phase,fps,metric,horizon_step,value",
+    "controls.csv": "features,control,metric,value,low,high,spread",
+    "confusion.csv": "actual,predicted,share",
+    "facts.csv": "name,value",
+}
+SCORES, CURRICULUM, FACTS = (f"plots/evaluate/lvln/{name}.csv" for name in ("scores", "curriculum", "facts"))
+CONTROLS, CONFUSION = "plots/controls.csv", "plots/probe/pooled/confusion.csv"
 
 
-def scores(predictor: str, region: str, metric: str, value: float) -> str:
-    return f"{SCORES}{predictor},{region},{metric},1,{value},,\n"
+def compared(file: str, old: str, new: str) -> list[str]:
+    """The differences of two JSON files, or of two CSVs of these rows."""
+    header = HEADERS.get(PurePath(file).name, "")
+    return differences(file, f"{header}\n{old}", f"{header}\n{new}")
 
 
 @pytest.mark.parametrize(
@@ -31,10 +39,10 @@ def scores(predictor: str, region: str, metric: str, value: float) -> str:
     ],
 )
 def test_a_score_may_differ_by_its_tolerance(predictor: str, region: str, metric: str, limit: float) -> None:
-    file, old = "plots/evaluate/lvln/scores.csv", scores(predictor, region, metric, 1.0)
-    assert not differences(file, old, scores(predictor, region, metric, 1 + limit))
-    (line,) = differences(file, old, scores(predictor, region, metric, 1 + 1.01 * limit))
-    assert line.startswith(f"{file}: {predictor} {region} {metric} 1, value: 1.0 -> ")
+    old, near, off = (f"{predictor},{region},{metric},1,{value},," for value in (1.0, 1 + limit, 1 + 1.01 * limit))
+    assert not compared(SCORES, old, near)
+    (line,) = compared(SCORES, old, off)
+    assert line.startswith(f"{SCORES}: {predictor} {region} {metric} 1, value: 1.0 -> ")
 
 
 @pytest.mark.parametrize(
@@ -48,53 +56,27 @@ def test_a_score_may_differ_by_its_tolerance(predictor: str, region: str, metric
         ("metrics/train_lvln.json", '{"val_loss": 0.048}', '{"val_loss": 0.051}', False),
         ("metrics/decode.json", '{"good": 400}', '{"good": 399}', False),
         ("metrics/probe_pooled.json", '{"top1": 0.5}', '{"top1": 0.6}', True),
-        (
-            "plots/controls.csv",
-            f"{ACCURACY}encoder,chance,top1,0.125,,,0\n",
-            f"{ACCURACY}encoder,chance,top1,0.126,,,0\n",
-            False,
-        ),
-        (
-            "plots/controls.csv",
-            f"{ACCURACY}encoder,conv1,top1,0.1,,,0\n",
-            f"{ACCURACY}encoder,conv1,top1,0.2,,,0.05\n",
-            True,
-        ),
-        (
-            "plots/controls.csv",
-            f"{ACCURACY}encoder,conv1,top1,0.1,,,0\n",
-            f"{ACCURACY}encoder,conv1,top1,0.2,,,0.09\n",
-            False,
-        ),
-        ("plots/probe/pooled/confusion.csv", f"{CONFUSION}a,a,0.5\na,b,0.5\n", f"{CONFUSION}a,a,0.6\na,c,0.4\n", True),
-        ("plots/probe/pooled/confusion.csv", f"{CONFUSION}a,a,0.5\na,b,0.5\n", CONFUSION, False),
-        (
-            "plots/evaluate/lvln/facts.csv",
-            f"{FACTS}moving.frames_ssim.1,224\n",
-            f"{FACTS}moving.frames_ssim.1,222\n",
-            True,
-        ),
-        (
-            "plots/evaluate/lvln/facts.csv",
-            f"{FACTS}moving.frames_l1.1,224\n",
-            f"{FACTS}moving.frames_l1.1,221\n",
-            False,
-        ),
-        ("plots/evaluate/lvln/facts.csv", f"{FACTS}clips,224\n", f"{FACTS}clips,223\n", False),
-        ("plots/evaluate/lvln/facts.csv", f"{FACTS}skipped.lpips,no weights\n", FACTS, False),
+        (CONTROLS, "encoder,chance,top1,0.125,,,0", "encoder,chance,top1,0.126,,,0", False),
+        (CONTROLS, "encoder,conv1,top1,0.1,,,0", "encoder,conv1,top1,0.2,,,0.05", True),
+        (CONTROLS, "encoder,conv1,top1,0.1,,,0", "encoder,conv1,top1,0.2,,,0.09", False),
+        (CONFUSION, "a,a,0.5\na,b,0.5", "a,a,0.6\na,c,0.4", True),
+        (CONFUSION, "a,a,0.5\na,b,0.5", "", False),
+        (FACTS, "moving.frames_ssim.1,224", "moving.frames_ssim.1,222", True),
+        (FACTS, "moving.frames_l1.1,224", "moving.frames_l1.1,221", False),
+        (FACTS, "clips,224", "clips,223", False),
+        (FACTS, "skipped.lpips,no weights", "", False),
     ],
 )
 def test_what_passes(file: str, old: str, new: str, same: bool) -> None:
-    assert not differences(file, old, old)
-    assert bool(differences(file, old, new)) != same
+    assert not compared(file, old, old)
+    assert bool(compared(file, old, new)) != same
 
 
 def test_weights_halfway_through_training_may_differ_more() -> None:
-    file, header = "plots/evaluate/lvln/curriculum.csv", "phase,fps,metric,horizon_step,value\n"
     for phase, far in (("1", 14 * METRICS["psnr"].model[0]), ("copy_last", METRICS["psnr"].baseline[0])):
-        old, near, off = (f"{header}{phase},10,psnr,1,{20 + distance}\n" for distance in (0, far, 1.1 * far + 0.5))
-        assert not differences(file, old, near)
-        assert differences(file, old, off)
+        old, near, off = (f"{phase},10,psnr,1,{20 + distance}" for distance in (0, far, 1.1 * far + 0.5))
+        assert not compared(CURRICULUM, old, near)
+        assert compared(CURRICULUM, old, off)
 
 
 # --- dvc exp show, turned --------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ import yaml
 
 from pipeline.evaluation.baselines import BASELINES
 from pipeline.nets.encoder import TAPS
+from pipeline.pages.cells import facts
+from pipeline.pages.results import accuracies
 from pipeline.settings import read_yaml
 from tests.support.import_closure import ROOT
 from tests.support.project import call, copy_project, ran
-from tests.support.results import accuracies, facts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

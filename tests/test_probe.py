@@ -17,6 +17,7 @@ from pipeline.clips.clips import read_frames
 from pipeline.clips.shards import names_digest, open_videos
 from pipeline.nets.ladder import LEVELS
 from pipeline.nets.rollout import predict
+from pipeline.pages.results import accuracies
 from pipeline.probe import samples
 from pipeline.probe.accuracy import chance, confusion_rows, fraction_correct, gains, mean_class, summarise, top_k
 from pipeline.probe.classifier import ProbeConfig, ProbeRun, run_probe
@@ -38,7 +39,6 @@ from tests.support.committed import of_committed_figures
 from tests.support.evaluation import CARD, CPU
 from tests.support.import_closure import ROOT
 from tests.support.nets import VARIANTS, small
-from tests.support.results import accuracies
 from tests.support.videos import files
 
 FEATURES = features.FeaturesConfig(model="lvln", fps=10, clips=2, frames=3, token_stride=8, batch=4, seed=0)

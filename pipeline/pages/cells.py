@@ -16,14 +16,12 @@ SHOWN = {
     ("gradient_ratio", "whole"): "gradient energy → 1",
     ("nyquist_ratio", "whole"): "Nyquist share → 1",
 }
-
-
 QUALITY = {key: title for key, title in SHOWN.items() if not key[0].endswith("ratio")}
 
 
 def facts(file: Path) -> pd.Series:
-    """The values of a CSV of facts, by name."""
-    return pd.read_csv(file, index_col="name")["value"]
+    """The values of a CSV of facts, as text, by name."""
+    return pd.read_csv(file, index_col="name", dtype=str, na_filter=False)["value"]
 
 
 def heading(*cells: str) -> list[str]:

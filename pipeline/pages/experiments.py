@@ -35,11 +35,11 @@ def runs(*items: str) -> list[str]:
 
 def levers() -> list[str]:
     """Every run of lvln_warp, as `runs` shows them, and which frame its first prediction is most like."""
-    training = pd.read_csv(EXPERIMENTS / "lvln_warp" / "training.csv", dtype={"like": str}, index_col="run")
     lines = heading("run", "change", *SHOWN.values(), "first prediction is most like frame")
-    for name, found in training.iterrows():
-        change, (scores, _) = _change(read_run("lvln_warp", name)), _scores(f"lvln_warp.{name}")
-        lines.append(row([f"`{name}`", change, *shown(scores["model"]), found["like"].replace(" ", ", ")]))
+    for name in pd.read_csv(EXPERIMENTS / "lvln_warp" / "training.csv")["run"]:
+        scores, training = _scores(f"lvln_warp.{name}")
+        like = training["like"].replace(" ", ", ")
+        lines.append(row([f"`{name}`", _change(read_run("lvln_warp", name)), *shown(scores["model"]), like]))
     return lines
 
 
@@ -137,7 +137,7 @@ def _scores(item: str) -> tuple[dict[str, pd.DataFrame], pd.Series]:
     """A run's scores by predictor, and its row of training.csv."""
     model, name = item.split(".")
     scores = pd.read_csv(EXPERIMENTS / model / "scores.csv")
-    training = pd.read_csv(EXPERIMENTS / model / "training.csv", index_col="run")
+    training = pd.read_csv(EXPERIMENTS / model / "training.csv", dtype={"like": str}, index_col="run")
     return dict(iter(scores[scores["run"] == name].groupby("predictor"))), training.loc[name]
 
 

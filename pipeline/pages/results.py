@@ -77,7 +77,7 @@ def probe(root: str) -> list[str]:
     lines = heading("features", "dimensions", "probe", *CONTROLS)
     for choice in CHOICES:
         dimensions = int(facts(Path(root, "probe", choice, "facts.csv"))["dimensions"])
-        accuracy = _accuracy(Path(root, "probe", choice, "accuracy.csv"), "top1")
+        accuracy = accuracies(Path(root, "probe", choice, "accuracy.csv"), "top1")
         cells = [share(accuracy.loc[name]) for name in ("probe", *CONTROLS)]
         lines.append(row([f"`{choice}`", f"{dimensions:,}", *cells]))
     return lines
@@ -88,14 +88,14 @@ def probe_gains(root: str) -> list[str]:
     names = ("encoder", *CONTROLS, "chance")
     lines = heading("features", *(f"minus {name}" for name in names))
     for choice in CHOICES:
-        gain = _accuracy(Path(root, "probe", choice, "accuracy.csv"), "gain")
+        gain = accuracies(Path(root, "probe", choice, "accuracy.csv"), "gain")
         lines.append(row([f"`{choice}`", *(points(gain.loc[name]) for name in names)]))
     return lines
 
 
 def controls(root: str) -> list[str]:
     """The controls that all choices share: the encoder, each of its taps, and chance."""
-    accuracy = _accuracy(Path(root, "controls.csv"), "top1")
+    accuracy = accuracies(Path(root, "controls.csv"), "top1")
     return [*heading("", *accuracy.index), row(["top-1 (%)", *(share(found) for _, found in accuracy.iterrows())])]
 
 
@@ -111,6 +111,7 @@ def share(accuracy: pd.Series) -> str:
     return f"{value:.1f} ± {100 * accuracy['spread']:.1f}{ends}"
 
 
-def _accuracy(file: Path, metric: str) -> pd.DataFrame:
+def accuracies(file: Path, metric: str) -> pd.DataFrame:
+    """The rows of one metric of an accuracy.csv or controls.csv, by control."""
     table = pd.read_csv(file)
     return table[table["metric"] == metric].set_index("control")
