@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.pages.cells import facts
 from pipeline.training.devices import make_fabric
 from pipeline.training.model_file import load_model
 from tests.support.project import environment, run_stage, write_params
@@ -227,10 +228,11 @@ def test_the_stage_starts_its_ranks_by_itself(shards: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     _, said = load_model(tmp_path / "models" / "lvln.safetensors")
     assert said.model == "lvln"
-    steps = json.loads((tmp_path / "metrics" / "train_lvln.json").read_text())["steps"]
-    curve = pd.read_csv(tmp_path / "plots" / "train_lvln.csv")
-    assert list(curve["step"]) == list(range(1, steps + 1))
-    assert list(pd.read_csv(tmp_path / "plots" / "validation_lvln.csv")["epoch"]) == [0, 1]
+    steps = int(facts(tmp_path / "plots" / "train" / "lvln" / "facts.csv")["steps"])
+    curves = pd.read_csv(tmp_path / "plots" / "train" / "lvln" / "curves.csv").set_index("curve")["step"]
+    assert list(curves["loss"]) == list(curves["lr"]) == list(range(1, steps + 1))
+    first, last = curves["val_loss"]  # after each of the two epochs
+    assert 0 < first < last == steps
     assert len(list((tmp_path / "runs" / "train_lvln" / "tensorboard").glob("events.*"))) == 1
     assert not (tmp_path / "runs" / "train_lvln" / "state.pt").exists()
 
