@@ -56,7 +56,7 @@ def shown(scores: pd.DataFrame) -> list[str]:
     return cells
 
 
-def with_ends(value: float, low: float, high: float, form: str) -> str:
-    """value [low, high], the interval only where there is one."""
+def with_ends(value: float, low: float, high: float, form: str, *, spread: str = "") -> str:
+    """value [low, high], the interval only where there is one. spread: what stands between them."""
     ends = "" if pd.isna(low) else f" [{form.format(low)}, {form.format(high)}]"
-    return form.format(value) + ends
+    return form.format(value) + spread + ends

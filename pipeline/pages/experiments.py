@@ -97,7 +97,7 @@ def circle(*items: str) -> list[str]:
                 each_step(metric_of(of["copy_last"], "centre_error", "whole")["value"], 2),
                 each_step(metric_of(of["model"], "lost", "whole")["value"], 2),
             ]
-            lines.append(row([item, str(steps), label, *cells]))
+            lines.append(row([item, steps, label, *cells]))
     return lines
 
 

@@ -107,8 +107,7 @@ def points(gain: pd.Series) -> str:
 def share(accuracy: pd.Series) -> str:
     """Top-1 in per cent ± spread [interval]."""
     value, low, high = 100 * accuracy[["value", "low", "high"]].astype(float)
-    ends = "" if pd.isna(low) else f" [{low:.1f}, {high:.1f}]"
-    return f"{value:.1f} ± {100 * accuracy['spread']:.1f}{ends}"
+    return with_ends(value, low, high, "{:.1f}", spread=f" ± {100 * accuracy['spread']:.1f}")
 
 
 def accuracies(file: Path, metric: str) -> pd.DataFrame:
