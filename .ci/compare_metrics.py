@@ -52,7 +52,7 @@ def quality(metric: str, region: str, *, of: str) -> float:
         return LOSS if of == "model" else LOSS / 2
     if metric in RATIOS:
         return getattr(RATIOS[metric], of)
-    return getattr(METRICS[metric], of)[region == "moving"]
+    return getattr(METRICS[metric], of)[region != "whole"]
 
 
 def allowed(file: str, row: dict[str, str], column: str) -> float:

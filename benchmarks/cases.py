@@ -13,12 +13,31 @@ from pipeline.nets.ladder import Ladder
 from pipeline.settings import from_dict, overlay
 from pipeline.training.config import TrainConfig
 
-FRAMES = {"lvln": (3, 3), "one_frame": (5, 1), "full_res": (5, 1), "lvln_warp": (3, 3)}  # in, predicted
+FRAMES = {  # in, predicted
+    "lvln": (3, 3),
+    "one_frame": (5, 1),
+    "full_res": (5, 1),
+    "lvln_match": (3, 3),
+    "lvln_warp": (3, 3),
+}
 
+WARPING = {
+    "output": "warp",
+    "candidates": 1,
+    "norm": "group",
+    "icnr": True,
+    "flow": "lucas_kanade",
+    "earlier_flow": True,
+    "cost_volume": 0,
+}
 CHOICES = {  # of the networks
     "full_res": {},
-    "lvln_warp": {"output": "warp", "norm": "group", "icnr": True, "observed_flow": True, "cost_volume": 4},
+    "lvln_match": WARPING | {"flow": "matching", "cost_volume": 3},
+    "lvln_warp": WARPING,
 }
+
+
+COMPILE = {"auto": "auto", "graphs": "graphs", "true": True, "false": False}  # hardware.compile
 
 
 def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int) -> None:
@@ -27,6 +46,7 @@ def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int) -> No
     parser.add_argument("--size", default=size, help="height x width in pixels")
     parser.add_argument("--batch", type=int, default=16 if torch.cuda.is_available() else 8)
     parser.add_argument("--channels", type=int, default=channels, help="of a branch; 64 in the report")
+    parser.add_argument("--compile", choices=COMPILE, default="auto", help="hardware.compile of params.yaml")
 
 
 def make_config(case: argparse.Namespace, **changes: object) -> TrainConfig:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains lvln_warp and one_frame for eight minutes on a GPU, at full width, and scores them: ten minutes in all.
+# Trains lvln_warp and lvln_match for eight minutes on a GPU, at full width, and scores them: ten minutes in all.
 #
 #     benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]
 #
@@ -8,7 +8,8 @@
 # state dict; without it the encoder is random. WHEELS: a folder of wheels to unpack first, for a machine without
 # network. Runs from a plain checkout: needs Python with torch, torchvision, lightning, pydantic and safetensors;
 # opencv-python-headless for the flow baselines, pillow for the pictures. What is skipped for want of one is said.
-# In the environment: MINUTES (4) a model, SIZE (64x96) of the frames, CPU=1 to try it without a GPU.
+# In the environment: MODELS ("lvln_warp lvln_match"), MINUTES (4) a model, SIZE (64x96) of the frames, CPU=1 to try it
+# without a GPU.
 set -uo pipefail
 [ -d "${1:-}" ] || { echo "usage: benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]"; exit 2; }
 shards=$(realpath "$1") out=$(realpath -m "${2:-$(dirname "$0")/../runs/gpu_quality}")
@@ -22,10 +23,9 @@ if [ -n "$wheels" ]; then
 fi
 [ -n "${CPU:-}" ] ||
     "$python" -c 'import torch; raise SystemExit(0 if torch.cuda.is_available() else "benchmarks/gpu_quality.sh: torch sees no GPU (CPU=1 trains on the CPU)")' || exit 1
-export TORCHINDUCTOR_CACHE_DIR="$out/compiled"
 
 status=0
-for model in lvln_warp one_frame; do
+for model in ${MODELS:-lvln_warp lvln_match}; do
     limit=$("$python" -c "print(int(60 * $minutes + 60))") # a minute to score
     timeout "$limit" "$python" -m benchmarks.quality --model "$model" --shards "$shards" --out "$out" \
         --size "$size" --minutes "$minutes" --encoder "${encoder:-random}" >"$out/$model.log" 2>&1

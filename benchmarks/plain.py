@@ -1,9 +1,10 @@
-"""The three models written plainly: the reference that the fast form is timed and tested against.
+"""The models written plainly: the reference that the fast form is timed and tested against.
 
 Frame by frame and gate by gate, as the report's equations read: every frame goes through encoder, ladder and decoder
 on its own, a ConvGRU has three convolutions over the concatenation of input and state, SSIM filters by convolution.
-Float32, nothing compiled, memory laid out as PyTorch does by default, the default AdamW. No module of pipeline.nets
-runs here but the encoder's ResNet-18, which is torchvision's; weights are copied from a network of ours.
+Float32, nothing compiled, memory laid out as PyTorch does by default, the default AdamW. In PlainNet no module of
+pipeline.nets runs but the encoder's ResNet-18, which is torchvision's; weights are copied from a network of ours. The
+models that move pixels are not written out again: FrameByFrame feeds a copy of the network itself, frame by frame.
 
 Shapes: B batch, T time, C channels, H × W pixels; images in [0, 1].
 """
@@ -18,11 +19,16 @@ from torch import Tensor, nn
 from pipeline.images import K1, K2, SIGMA, WINDOW
 from pipeline.nets.blocks import ConvGRU, LocationConv
 from pipeline.nets.encoder import MEAN, STD
-from pipeline.nets.ladder import Ladder
+from pipeline.nets.ladder import Ladder, States
 from pipeline.training.config import TrainConfig
 from pipeline.variants.full_res import FullRes
 
-MODELS = ("lvln", "one_frame", "full_res")  # that have a plain form here
+REPORT = ("lvln", "one_frame", "full_res")  # the models that PlainNet writes out
+
+
+def plain_form(model: str, net: Ladder) -> "PlainNet | FrameByFrame":
+    """The plain form of a network of ours, with its weights."""
+    return PlainNet(net) if model in REPORT else FrameByFrame(net)
 
 
 class PlainGRU(nn.Module):
@@ -66,6 +72,22 @@ class PlainLocation(nn.Module):
         ramp_x = torch.linspace(0, 1, width, device=x.device).expand(height, width)
         ramp_y = torch.linspace(0, 1, height, device=x.device)[:, None].expand(height, width)
         return self.conv(x) + self.bias_map[:, :, 0] * ramp_x + self.bias_map[:, :, 1] * ramp_y + self.bias_map[:, :, 2]
+
+
+class FrameByFrame(nn.Module):
+    """A copy of any network of pipeline.nets, its encoder not fused, every frame on its own."""
+
+    def __init__(self, net: Ladder):
+        super().__init__()
+        self.net = deepcopy(net).to(memory_format=torch.contiguous_format)
+        self.net.encoder.fuse(None)
+        self.train()
+
+    def forward(self, frame: Tensor, states: States | None, *, decoded: bool = True) -> tuple[Tensor | None, States]:
+        """As PlainNet."""
+        encoded = self.net.encode(frame)
+        states = self.net.observe(encoded, states)
+        return (self.net.decode(encoded, states) if decoded else None), states
 
 
 class PlainNet(nn.Module):
@@ -120,7 +142,9 @@ class PlainNet(nn.Module):
         return self.head(torch.cat([lateral[0], x], 1)) * self.std + self.mean, states
 
 
-def plain_losses(net: PlainNet, clips: Tensor, config: TrainConfig, *, decode_all: bool = True) -> Tensor:
+def plain_losses(
+    net: PlainNet | FrameByFrame, clips: Tensor, config: TrainConfig, *, decode_all: bool = True
+) -> Tensor:
     """Clips uint8 (B, T, 3, H, W), stored at the model's size -> the loss of every predicted frame (B, horizon). Every
     output is decoded, as in the report's code, those before the last context frame too, which nothing uses;
     decode_all=False leaves these out."""

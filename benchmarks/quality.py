@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 
-from benchmarks.cases import add_case, hardware, make_config, make_net
+from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net
 from benchmarks.measure import device_name, environment
 from pipeline.clips.batches import EpochOrder, batches
 from pipeline.clips.shards import names_digest, open_videos
@@ -65,7 +65,7 @@ def main() -> None:
     add_case(parser, size="64x96", channels=64 if on_gpu else 16)
     given = parser.parse_args()
     started = time.perf_counter()
-    config, machine = settings(given), hardware(workers=given.workers)
+    config, machine = settings(given), hardware(workers=given.workers, compile=COMPILE[given.compile])
     fabric = make_fabric(machine, height=config.height, width=config.width)
     eighth = given.minutes * 60 / 8
     cost = measure(fabric, make_net(given.model, config), config, machine, given.shards, seconds=eighth)
@@ -102,16 +102,17 @@ def main() -> None:
 
 
 def settings(given: argparse.Namespace) -> TrainConfig:
-    """The case's, with what presets/ucf101.yaml has beyond it for lvln_warp."""
+    """The case's; for the models that move pixels, with the loss and the augmentation of params.yaml, and the crop of
+    presets/folder_cpu.yaml."""
     changes: dict[str, object] = {
         "encoder": given.encoder,
         "clips": {"spacing": 3},
         "optimizer": {"lr": 5e-4, "warmup_steps": 200},
     }
-    if given.model == "lvln_warp":
+    if given.model in ("lvln_match", "lvln_warp"):
         changes |= {
             "context_loss": 0.5,
-            "augmentation": {"reverse": True, "flip": True},
+            "augmentation": {"reverse": True, "flip": True, "crop": 0.8},
             "loss": {"dssim": 0.4, "l1": 0.6, "l2": 0.0},
         }
     return make_config(given, **changes)

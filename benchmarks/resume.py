@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import add_case, hardware, make_config, make_net
+from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net
 from benchmarks.measure import device_name, environment, report
 from pipeline.training.devices import make_fabric
 from pipeline.training.loop import STATE, train
@@ -44,7 +44,7 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Trains and prints what came out as one line."""
     config = make_config(arguments, clips={"overfit": arguments.clips}, curriculum=[{"fps": 10, "epochs": 2}])
-    machine = hardware(workers=2, checkpoint_minutes=1 / 60)
+    machine = hardware(workers=2, checkpoint_minutes=1 / 60, compile=COMPILE[arguments.compile])
     fabric = make_fabric(machine, height=config.height, width=config.width)
     net = make_net(arguments.model, config)
     record, _ = train(fabric, net, config, machine, {10: arguments.shards}, name=arguments.model, run=arguments.run)

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import add_case, hardware, make_config, make_net, moving_textures
+from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net, moving_textures
 from benchmarks.measure import device_name, environment, peak_memory_gib, report
-from benchmarks.plain import MODELS as PLAIN_MODELS
-from benchmarks.plain import PlainNet, plain_losses
+from benchmarks.plain import FrameByFrame, PlainNet, plain_form, plain_losses
 from pipeline.clips.batches import EpochOrder, batches
 from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
@@ -44,19 +43,15 @@ def main() -> None:
     add_case(parser, size="128x160" if on_gpu else "64x64", channels=64 if on_gpu else 16)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto")
-    parser.add_argument("--compile", choices=["auto", "true", "false"], default="auto")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20 if on_gpu else 3, help="in a turn; the plain form takes fewer")
     parser.add_argument("--shards", type=Path, help="a folder with train-*.tar")
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes, with --shards")
-    parser.add_argument("--compile-only", action="store_true", help="one step, to fill the compiler's cache")
     arguments = parser.parse_args()
-    if arguments.model not in PLAIN_MODELS:
-        parser.error(f"{arguments.model} has no plain form to be measured against; {', '.join(PLAIN_MODELS)} have")
     machine = hardware(
         device=arguments.device,
         precision=arguments.precision,
-        compile={"true": True, "false": False}.get(arguments.compile, "auto"),
+        compile=COMPILE[arguments.compile],
         workers=arguments.workers,
     )
     measure(arguments, make_config(arguments), machine)
@@ -68,7 +63,7 @@ def measure(arguments: argparse.Namespace, config: TrainConfig, machine: Hardwar
     device, frames = fabric.device, config.context + config.horizon
     size = {"height": config.height, "width": config.width}
     net = make_net(arguments.model, config)
-    plain = PlainNet(net)  # stays on the CPU until the fast form's memory has been read
+    plain = plain_form(arguments.model, net)  # stays on the CPU until the fast form's memory has been read
     pool = [moving_textures(config.batch, frames, **size, seed=i) for i in range(4)]
     # Laid out as the loader's batches are: a compiled step is compiled for one layout.
     pool = [clips.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3).to(device) for clips in pool]
@@ -76,8 +71,6 @@ def measure(arguments: argparse.Namespace, config: TrainConfig, machine: Hardwar
     step = Step(fabric, net, config, compile=machine.compile)
     fast = _Timed(lambda clips: step(clips, lr=config.optimizer.lr, clips_of_all=config.batch), device)
     first, losses = fast.run(pool, 1)
-    if arguments.compile_only:
-        return
     losses += fast.run(pool, COMPARED - 1, at=1)[1]
     memory = peak_memory_gib(device)
     flops = flops_of_a_clip(arguments.model, config)
@@ -154,7 +147,7 @@ class _Timed:
         return time.perf_counter() - start, losses
 
 
-def _plain_step(net: PlainNet, config: TrainConfig) -> Callable[..., Tensor]:
+def _plain_step(net: PlainNet | FrameByFrame, config: TrainConfig) -> Callable[..., Tensor]:
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
 
@@ -177,7 +170,7 @@ def flops_of_a_clip(model: str, config: TrainConfig) -> dict[str, int]:
     decoded where it is scored, which is what rates are quoted by; executed: the fast form's, which leaves out
     convolutions of the zero state and layer4 of frames that are not decoded; plain: the plain form's."""
     net = make_net(model, config)
-    plain = PlainNet(net)
+    plain = plain_form(model, net)
     clips = moving_textures(1, config.context + config.horizon, height=config.height, width=config.width, seed=0)
     return {
         "model": _counted(lambda: plain_losses(plain, clips, config, decode_all=False)),

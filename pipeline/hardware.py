@@ -17,7 +17,7 @@ class HardwareConfig:
     nodes: Count  # machines that do
     strategy: Literal["auto", "ddp"]  # auto: ddp for more than one process
     precision: Literal["auto", "32-true", "bf16-mixed"]  # auto: bf16-mixed where the device computes in it
-    compile: Literal["auto", True, False]  # auto: on a single GPU without ddp, when torch.compile works there
+    compile: Literal["auto", "graphs", True, False]  # auto: graphs on a single GPU without ddp
     workers: Natural  # processes that load clips; 0: the main process does
     jpeg_decoder: Literal["cpu", "device"]  # in the loader, or where the model is, by the GPU's batched decoder
     checkpoint_minutes: Positive  # between saves of the state of a training

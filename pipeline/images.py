@@ -39,7 +39,10 @@ def ssim(a: Tensor, b: Tensor, regions: Tensor | None = None, *, terms: Terms | 
 def ssim_terms(a: Tensor, b: Tensor) -> Terms:
     """The two factors of SSIM at every position: luminance and contrast · structure, (N, C, H − 10, W − 10) each;
     the first value is that of pixel (5, 5)."""
-    rows, columns = (_gaussian_matrix(size, a) for size in a.shape[2:])  # (H', H), (W', W)
+    offsets = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
+    gaussian = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    inside = slice(WINDOW // 2, -(WINDOW // 2))
+    rows, columns = (filter_matrix(gaussian / gaussian.sum(), size)[inside] for size in a.shape[2:])  # (H', H), (W', W)
     mean_a, mean_b, aa, bb, ab = (rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b))  # (N, C, H', W')
     c1, c2 = K1**2, K2**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
@@ -47,15 +50,13 @@ def ssim_terms(a: Tensor, b: Tensor) -> Terms:
     return luminance, contrast
 
 
-def _gaussian_matrix(size: int, like: Tensor) -> Tensor:
-    """(size − 10, size): row i filters positions i … i + 10. The Gaussian is separable, and as two small matrix
-    products it is many times faster on a CPU than as a convolution of single channels."""
-    offsets = torch.arange(WINDOW, dtype=like.dtype, device=like.device) - WINDOW // 2
-    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    window = window / window.sum()
-    matrix = like.new_zeros(size - WINDOW + 1, size)
-    for k in range(WINDOW):
-        matrix.diagonal(k).fill_(window[k])
+def filter_matrix(window: Tensor, size: int) -> Tensor:
+    """(size, size): row i holds the window, of odd length, around position i; what lies beyond the border is left out.
+    A separable filter is two small matrix products, many times faster on a CPU than a convolution of single channels.
+    """
+    matrix = window.new_zeros(size, size)
+    for k in range(len(window)):
+        matrix.diagonal(k - len(window) // 2).fill_(window[k])
     return matrix
 
 
@@ -100,6 +101,20 @@ def gradient_difference(a: Tensor, b: Tensor, regions: Tensor | None = None) -> 
             pairs = torch.maximum(regions.narrow(axis, 1, size - 1), regions.narrow(axis, 0, size - 1))
         along.append(mean_over((a.diff(dim=axis).abs() - b.diff(dim=axis).abs()).abs(), pairs))
     return sum(along) / 2
+
+
+def moving_pixels(frames: Tensor, context: int, *, threshold: float) -> tuple[Tensor, Tensor]:
+    """Of every frame from the second on, the pixels that were expected to move and those that do: frames (B, T, C, H,
+    W) -> bool (B, T − 1, H, W) each.
+
+    A pixel moves in a frame where any channel differs by more than the threshold from the frame before. It is expected
+    to move in a frame of the context where it moved in the frame before, and in all later frames where it moved in the
+    last of the context; never where there is no frame before that.
+    """
+    moves = (frames.diff(dim=1).abs().amax(2) > threshold).unbind(1)
+    last_seen = [min(t, context) - 2 for t in range(1, frames.shape[1])]
+    expected = [moves[i] if i >= 0 else torch.zeros_like(moves[0]) for i in last_seen]
+    return torch.stack(expected, 1), torch.stack(moves, 1)
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:

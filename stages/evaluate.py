@@ -4,9 +4,10 @@ from pathlib import Path
 
 from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.figures import animation, prediction_sheet
+from pipeline.evaluation.metrics import over
 from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.score import EvaluateConfig, score
-from pipeline.evaluation.tables import MOVING, curriculum_rows, gain_rows, headline, resemblance_rows, score_rows
+from pipeline.evaluation.tables import curriculum_rows, gain_rows, headline, resemblance_rows, score_rows
 from pipeline.hardware import stage_device
 from pipeline.results import write_facts, write_metrics, write_table
 from pipeline.settings import load_section, read_params
@@ -24,8 +25,8 @@ def main() -> None:
     phases = sorted(Path("models/phases", name).glob("*.safetensors"), key=lambda path: int(path.stem))
     nets = {path.stem: load_model(path)[0] for path in phases}
     matrix = curriculum_matrix(nets, card, videos, config, device=device)
-    for suffix in ("", MOVING):
-        write_metrics(Path(f"metrics/{name}{suffix}.json"), headline(table, suffix=suffix))
+    for region in ("whole", "moving"):
+        write_metrics(Path(f"metrics/{over(region, name)}.json"), headline(table, region=region))
     folder = Path("plots/evaluate", name)
     write_table(folder / "scores.csv", score_rows(table, model=name))
     write_table(folder / "gains.csv", gain_rows(table))

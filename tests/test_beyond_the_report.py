@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks.cases import moving_textures
 from pipeline.clips.batches import EpochOrder, vary_pixels
 from pipeline.clips.shards import RATES
+from pipeline.evaluation.metrics import REGIONS, regions_of
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.settings import ParamsError, overlay
@@ -113,6 +114,23 @@ def test_the_loss_while_observing_is_a_weighted_mean(observed: float, sampled: b
     ratios = found / each
     torch.testing.assert_close(ratios.mean(1), torch.ones(3))  # the weights' mean is one
     torch.testing.assert_close(ratios[:, 0] / ratios[:, -1], torch.full((3,), observed))
+
+
+@pytest.mark.parametrize("observed", [0.0, 1.0])
+def test_moving_pixels_are_chosen_as_in_the_evaluation(observed: float) -> None:
+    """Those of the frames after the context; those of the context itself by the two steps before each."""
+    settings = replace(config(context_loss=observed, context=3), loss={"moving_l1": 1.0})
+    net, clips = begun(settings), batch_of(settings)
+    images = clips.float() / 255
+    with torch.no_grad():
+        found = RolloutLoss(net, settings).train()(clips)
+        predictions = predict_every_frame(net, images, context=3, clip_feedback=True)
+    moving = regions_of(images, 3, threshold=0.1)[REGIONS.index("moving")]
+    moves = (images.diff(dim=1).abs().amax(2) > 0.1).float()
+    masks = torch.cat([moves[:, :1], moves[:, :2].amax(1, keepdim=True), moving], 1)
+    assert 0.1 < masks.mean() < 0.9
+    errors = ((predictions - images[:, 1:]).abs().mean(2) * masks).sum((2, 3)) / masks.sum((2, 3))
+    torch.testing.assert_close(found, errors if observed else errors[:, 2:])
 
 
 def test_without_it_and_in_validation_only_predicted_frames_count() -> None:

@@ -20,7 +20,7 @@ def small_net(name: str) -> Ladder:
     """The model of params.yaml, narrow, with weights and batch-norm statistics unlike the initial ones."""
     settings = read_params(ROOT / "params.yaml")["train"][name]["net"] | {"width": 8}
     net = build_net(name, settings, height=HEIGHT, width=WIDTH)
-    if name == "lvln_warp":  # at first it copies
+    if name in ("lvln_match", "lvln_warp"):  # the end of the head is zero at first, which would hide the decoder
         torch.nn.init.normal_(net.head[-1].weight, std=0.1)
     net.train()(torch.rand(4, 3, HEIGHT, WIDTH))
     return net.eval().requires_grad_(False)

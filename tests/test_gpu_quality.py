@@ -34,7 +34,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 def test_both_models_are_trained_and_scored(shards: Path, tmp_path: Path) -> None:
     done = gpu_quality(shards / "10", tmp_path / "out", CPU="1", MINUTES="1", SIZE="32x32")
     assert done.returncode == 0, done.stdout
-    for model in ("lvln_warp", "one_frame"):
+    for model in ("lvln_warp", "lvln_match"):
         table = json.loads((tmp_path / "out" / f"evaluate_{model}.json").read_text())
         assert table["made"]["steps"] >= 1  # how many depends on what else the machine does
         assert table["made"]["minutes"] < 1.5
@@ -45,6 +45,8 @@ def test_both_models_are_trained_and_scored(shards: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_model_that_fails_is_reported_and_the_other_still_runs(shards: Path, tmp_path: Path) -> None:
-    done = gpu_quality(shards / "10", tmp_path / "out", CPU="1", MINUTES="1", SIZE="64x64")  # stored at 32 × 32
+    size = {"SIZE": "64x64", "MODELS": "lvln_warp one_frame"}  # stored at 32 × 32
+    done = gpu_quality(shards / "10", tmp_path / "out", CPU="1", MINUTES="1", **size)
     assert done.returncode == 1
+    assert "one_frame: failed with" in done.stdout
     assert done.stdout.count("frames are stored at 32×32, smaller than the 64×64 of the model") == 2

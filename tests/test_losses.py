@@ -11,6 +11,8 @@ from pipeline.settings import ParamsError
 from pipeline.training.losses import LOSSES, laplacian_difference, loss_per_image
 from tests.support.training import config
 
+MOVING = (torch.arange(48 * 64).view(1, 48, 64) % torch.tensor([2, 3, 5]).view(3, 1, 1) == 0).float()
+
 
 def pair(*, height: int = 48, width: int = 64, noise: float = 0.2) -> tuple[Tensor, Tensor]:
     a = torch.rand(3, 3, height, width)
@@ -120,23 +122,29 @@ def each_alone(a: Tensor, b: Tensor) -> dict[str, Tensor]:
         "ms_dssim": (1 - ms_ssim(a, b)) / 2,
         "laplacian": laplacian_difference(a, b),
         "gradient": gradient_difference(a, b),
+        "moving_l1": torch.stack([(x - y).abs()[:, mask > 0].mean() for x, y, mask in zip(a, b, MOVING, strict=True)]),
     }
 
 
 @pytest.mark.parametrize("term", LOSSES)
 def test_every_term_alone(term: str) -> None:
     a, b = pair()
-    found = loss_per_image(a, b, {term: 3.0})
+    found = loss_per_image(a, b, {term: 3.0}, MOVING)
     torch.testing.assert_close(found, each_alone(a, b)[term])
     assert (found > 0.01).all()
-    torch.testing.assert_close(loss_per_image(a, a, {term: 1.0}), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(loss_per_image(a, a, {term: 1.0}, MOVING), torch.zeros(3), atol=1e-6, rtol=0)
 
 
 def test_all_terms_together_are_their_weighted_mean() -> None:
     a, b = pair()
     weights = {term: float(k) for k, term in enumerate(LOSSES, 1)}
-    expected = sum(weights[term] * value for term, value in each_alone(a, b).items()) / 21
-    torch.testing.assert_close(loss_per_image(a, b, weights), expected)
+    expected = sum(weights[term] * value for term, value in each_alone(a, b).items()) / 28
+    torch.testing.assert_close(loss_per_image(a, b, weights, MOVING), expected)
+
+
+def test_without_moving_pixels_their_loss_is_zero() -> None:
+    a, b = pair()
+    assert not loss_per_image(a, b, {"moving_l1": 1.0}, torch.zeros_like(MOVING)).any()
 
 
 @pytest.mark.parametrize("term", LOSSES)
@@ -144,22 +152,24 @@ def test_values_outside_the_range_are_punished(term: str) -> None:
     """A prediction is not clipped for the loss, else there would be no way back."""
     target = 0.98 + 0.02 * torch.rand(1, 3, 48, 48)
     prediction = (target + 0.1 + 0.4 * torch.rand_like(target)).requires_grad_()
-    loss_per_image(prediction, target, {term: 1.0}).sum().backward()
+    loss_per_image(prediction, target, {term: 1.0}, torch.ones(1, 48, 48)).sum().backward()
     assert prediction.grad.abs().mean() > 0
 
 
 def test_what_is_left_out_weighs_nothing() -> None:
     a, b = pair()
     some = {"dssim": 0.6, "gradient": 0.3}
-    assert torch.equal(loss_per_image(a, b, some), loss_per_image(a, b, dict.fromkeys(LOSSES, 0.0) | some))
+    assert torch.equal(
+        loss_per_image(a, b, some, MOVING), loss_per_image(a, b, dict.fromkeys(LOSSES, 0.0) | some, MOVING)
+    )
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
         *(({term: -0.5}, rf"\.loss\.{term}: -0\.5 is not allowed; allowed: a number, at least 0") for term in LOSSES),
-        ({"ssim": 1}, r": loss\.ssim is not a loss; allowed: l1, l2, dssim, ms_dssim, laplacian, gradient"),
-        (dict.fromkeys(LOSSES, 0), r": loss: all weights are zero; one of l1, l2, .*, gradient must be above 0"),
+        ({"ssim": 1}, r": loss\.ssim is not a loss; allowed: l1, l2, dssim, ms_dssim, laplacian, gradient, moving_l1"),
+        (dict.fromkeys(LOSSES, 0), r": loss: all weights are zero; one of l1, l2, .*, moving_l1 must be above 0"),
     ],
 )
 def test_weights_are_checked_with_their_key(weights: dict[str, float], message: str) -> None:

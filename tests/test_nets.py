@@ -11,7 +11,7 @@ from scipy.special import expit
 from pipeline.nets.blocks import ConvGRU, LateralBlock, LocationConv
 from pipeline.nets.encoder import TAPS, Encoder, load_weights
 from pipeline.nets.rollout import predict
-from pipeline.variants import full_res, lvln, lvln_warp
+from pipeline.variants import full_res, lvln
 from tests.support.nets import VARIANTS, small
 
 
@@ -27,8 +27,6 @@ def test_parameter_counts_are_the_reports() -> None:
     full = full_res.build(full_res.Config(64), Encoder(), height=64, width=96)
     assert count(full, trainable=True) == 19_083_139
     assert count(full, trainable=False) == 30_259_651
-    warping = lvln_warp.Config(64, "warp", "group", icnr=True, observed_flow=False, cost_volume=0)
-    assert count(lvln_warp.build(warping, Encoder(), height=128, width=160), trainable=False) == 30_867_766
     assert count(Encoder(), trainable=False) == 11_176_512
     assert count(Encoder(), trainable=True) == 0
 

@@ -7,7 +7,17 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from pipeline.evaluation.metrics import PSNR_CAP, frame_quality, gradient_energy, moving_pixels, nyquist_share, psnr
+from pipeline.evaluation.metrics import (
+    PSNR_CAP,
+    REGIONS,
+    frame_quality,
+    gradient_energy,
+    metric_and_region,
+    nyquist_share,
+    over,
+    psnr,
+    regions_of,
+)
 from pipeline.images import SCALES, gradient_difference, ms_ssim, ssim
 from pipeline.nets.rollout import predict
 from pipeline.training.step import RolloutLoss
@@ -145,13 +155,53 @@ def test_windows_do_not_reach_motion_near_the_border() -> None:
         assert values[0].isnan().tolist() == without, name
 
 
-def test_moving_pixels() -> None:
-    before = torch.full((1, 3, 2, 3), 0.5)
-    frame = before.clone()
-    frame[0, 1, 0, 0] += 0.11  # one channel is enough
-    frame[0, :, 0, 1] -= 0.2
-    frame[0, :, 1, 2] += 0.09
-    assert moving_pixels(frame, before, threshold=0.1).tolist() == [[[True, True, False], [False, False, False]]]
+def changing(*changes: tuple[float, ...]) -> Tensor:
+    """A clip (1, T, 3, 1, W) that begins grey; `changes`: of the green of each pixel, a tuple for each later frame."""
+    frames = [torch.full((3, 1, len(changes[0])), 0.5)]
+    for change in changes:
+        frames.append(frames[-1].clone())
+        frames[-1][1, 0] += torch.tensor(change)  # one channel is enough
+    return torch.stack(frames)[None]
+
+
+def test_moving_pixels_moved_in_the_last_context_frame_or_move_in_the_true_one() -> None:
+    """Pixels: moved before that, moved last, moves on, moves in the first target, in the second, moves too little."""
+    clip = changing(
+        (0.2, 0.0, 0.0, 0.0, 0.0, 0.0),
+        (0.0, 0.2, -0.2, 0.0, 0.0, 0.09),
+        (0.0, 0.0, 0.11, 0.2, 0.0, 0.09),
+        (0.0, 0.0, 0.0, 0.0, -0.2, 0.09),
+    )
+    regions = regions_of(clip, 3, threshold=0.1)
+    assert regions.shape == (4, 1, 2, 1, 6)
+    found = dict(zip(REGIONS, regions[:, 0, :, 0].int().tolist(), strict=True))
+    assert found == {
+        "whole": [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]],
+        "moving": [[0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 0]],
+        "expected": [[0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0]],
+        "outcome": [[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 0]],
+    }
+    alone = regions_of(clip[:, 2:], 1, threshold=0.1)[:, 0, :, 0].int().tolist()
+    assert alone == [found["whole"], found["outcome"], [[0] * 6] * 2, found["outcome"]]
+
+
+def test_whoever_overshoots_is_punished_where_motion_was_expected_and_stopped() -> None:
+    """A textured square that stops: the prediction that goes on is wrong on it, and no pixel of the outcome says so."""
+    texture = (torch.arange(8) % 2 + torch.arange(8)[:, None] % 3).div(3).expand(3, 8, 8)
+    frames = torch.zeros(1, 4, 3, 16, 24)
+    for t, left in enumerate((2, 5, 8, 8)):
+        frames[0, t, :, 4:12, left : left + 8] = texture
+    regions = regions_of(frames, 3, threshold=0.1).flatten(1, 2)
+    errors = frame_quality(frames[:, 3].roll(3, -1), frames[:, 3], regions)["l1"][:, 0]
+    assert errors[REGIONS.index("outcome")].isnan()
+    assert errors[REGIONS.index("moving")] == errors[REGIONS.index("expected")] > 0.2
+
+
+def test_names_over_regions() -> None:
+    assert [over(region, "ms_ssim") for region in REGIONS] == [
+        *("ms_ssim", "ms_ssim_moving", "ms_ssim_expected", "ms_ssim_outcome")
+    ]
+    assert all(metric_and_region(over(region, "ms_ssim")) == ("ms_ssim", region) for region in REGIONS)
 
 
 def test_nyquist_share() -> None:

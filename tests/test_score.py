@@ -19,12 +19,12 @@ from pipeline.clips.clips import Clips
 from pipeline.clips.shards import RATES, open_videos
 from pipeline.evaluation.baselines import copy_last
 from pipeline.evaluation.figures import CONTEXT, PREDICTION, animation, filter_sheet, prediction_sheet
-from pipeline.evaluation.metrics import METRICS, RATIOS, Metric, digits
+from pipeline.evaluation.metrics import METRICS, RATIOS, REGIONS, Metric, digits, over, regions_of
 from pipeline.evaluation.perceptual import Lpips
 from pipeline.evaluation.phases import curriculum_matrix
 from pipeline.evaluation.predictions import Pictures
 from pipeline.evaluation.score import COMPARED, PREDICTORS, WITH_INTERVALS, EvaluateConfig, score
-from pipeline.evaluation.tables import MOVING, curriculum_rows, gain_rows, headline, resemblance_rows, score_rows
+from pipeline.evaluation.tables import curriculum_rows, gain_rows, headline, resemblance_rows, score_rows
 from pipeline.images import mean_over
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import save_model
@@ -99,7 +99,8 @@ def test_frames_that_have_a_moving_value_are_counted(videos: list) -> None:
     moving = scored(Copying(), videos)[0]["data"]["moving"]
     clips = Clips(videos, length=6, spacing=2)
     frames = torch.stack([clips[i] for i in range(len(clips))]) / 255
-    moves = (frames[:, 3:] - frames[:, 2:-1]).abs().amax(2) > CONFIG.moving_threshold  # (clips, 3, 32, 32)
+    regions = regions_of(frames, 3, threshold=CONFIG.moving_threshold)
+    moves = regions[REGIONS.index("moving")] > 0  # (clips, 3, 32, 32)
     for name, border in {"frames": 0, "frames_ssim": 5, "frames_ms_ssim": 10}.items():
         reached = moves[..., border : 32 - border, border : 32 - border].flatten(2).any(2)
         assert list(moving[name].values()) == reached.sum(0).tolist(), name
@@ -140,8 +141,9 @@ def test_one_group_and_no_motion_are_said_not_invented(tmp_path: Path) -> None:
 
 def test_the_whole_table(videos: list) -> None:
     table, _ = scored(small("lvln", height=32, width=32), videos)
-    expected = MEASURED | {f"{name}_moving" for name in MEASURED} | {"loss", "nyquist_ratio", "gradient_ratio"}
-    assert set(WITH_INTERVALS) == {name + moving for name in ("psnr", "ssim") for moving in ("", "_moving")}
+    expected = {over(region, name) for name in MEASURED for region in REGIONS}
+    expected |= {"loss", "nyquist_ratio", "gradient_ratio"}
+    assert set(WITH_INTERVALS) == {over(region, name) for name in ("psnr", "ssim") for region in REGIONS}
     ends = {name + end for name in WITH_INTERVALS for end in ("_low", "_high")}
     assert set(COMPARED) == {"copy_last", "constant_velocity", "half_velocity"}
     assert set(table) == {*PREDICTORS, "resembles", "data", *(f"model_over_{name}" for name in COMPARED)}
@@ -167,7 +169,7 @@ def test_the_table_as_tidy_rows(videos: list) -> None:
     table, _ = scored(small("lvln", height=32, width=32), videos)
     rows = score_rows(table, model="lvln")
     assert {row["predictor"] for row in rows} == {"lvln", *PREDICTORS} - {"model"}
-    assert len(rows) == (2 * len(MEASURED) + 3) * len(PREDICTORS) * 3
+    assert len(rows) == (len(REGIONS) * len(MEASURED) + 3) * len(PREDICTORS) * 3
     found = {tuple(row.values())[:4]: tuple(row.values())[4:] for row in rows}
     assert len(found) == len(rows)
     model = table["model"]
@@ -195,15 +197,15 @@ def test_the_table_as_tidy_rows(videos: list) -> None:
 
 def test_the_headlines_are_one_frame_ahead(videos: list, tmp_path: Path) -> None:
     table, _ = scored(small("lvln", height=32, width=32), videos)
-    for suffix in ("", MOVING):
-        found = headline(table, suffix=suffix)
+    for region in ("whole", "moving"):
+        found = headline(table, region=region)
         assert list(found) == ["psnr", "ssim", "vs_copy", "vs_flow"]
         for name, baseline in (("vs_copy", "copy_last"), ("vs_flow", "constant_velocity")):
-            psnr = table["model"][f"psnr{suffix}"]["1"] - table[baseline][f"psnr{suffix}"]["1"]
+            psnr = table["model"][over(region, "psnr")]["1"] - table[baseline][over(region, "psnr")]["1"]
             assert found[name] == pytest.approx(psnr, abs=0.006)
-        assert found["ssim"] == round(table["model"][f"ssim{suffix}"]["1"], 3)
+        assert found["ssim"] == round(table["model"][over(region, "ssim")]["1"], 3)
     still, _ = scored(*counted(tmp_path))
-    assert headline(still, suffix=MOVING) == {}
+    assert headline(still, region="moving") == {}
 
 
 def test_a_new_metric_is_one_entry(videos: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +220,7 @@ def test_a_new_metric_is_one_entry(videos: list, monkeypatch: pytest.MonkeyPatch
     for name in PREDICTORS:
         assert len(table[name]["brightness"]) == len(table[name]["brightness_moving"]) == 3
     assert table["data"]["moving"]["frames_brightness"] == table["data"]["moving"]["frames"]
-    assert digits("brightness_moving") == 1
+    assert digits("brightness") == 1
     allowed = runpy.run_path(str(ROOT / ".ci/compare_metrics.py"))["allowed"]
     rows = [
         row for row in score_rows(table, model="lvln") if row["metric"] == "brightness" and row["horizon_step"] == 1

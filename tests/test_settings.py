@@ -186,7 +186,7 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
     [
         (
             {"features": {"model": "foo"}},
-            "features.model: 'foo' is not allowed; allowed: lvln, one_frame, full_res, lvln_warp",
+            "features.model: 'foo' is not allowed; allowed: lvln, one_frame, full_res, lvln_match, lvln_warp",
         ),
         ({"features": {"token_stride": 12}}, "features.token_stride: 12 does not divide the model's frames of 64×64"),
         ({"probe": {"seeds": [0, 0, 2]}}, "probe: seeds is [0, 0, 2]; a seed may occur once"),

@@ -14,7 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 from benchmarks.cases import hardware, make_config, make_net, moving_textures
-from benchmarks.plain import PlainNet, plain_loss, plain_losses
+from benchmarks.plain import REPORT, PlainNet, plain_form, plain_loss, plain_losses
 from benchmarks.train import flops_of_a_clip
 from pipeline.nets.ladder import Ladder
 from pipeline.training.config import TrainConfig
@@ -30,7 +30,7 @@ def case(model: str, *, size: str = "32x64", channels: int = 8) -> TrainConfig:
     return make_config(SimpleNamespace(model=model, size=size, channels=channels, batch=4))
 
 
-def begin(net: Ladder, config: TrainConfig, *, precision: str = "32-true", compile: bool = False) -> Step:
+def begin(net: Ladder, config: TrainConfig, *, precision: str = "32-true", compile: bool | str = False) -> Step:
     """The step of a network on the CPU."""
     machine = hardware(device="cpu", precision=precision)
     return Step(make_fabric(machine, height=config.height, width=config.width), net, config, compile=compile)
@@ -41,7 +41,7 @@ def clips(config: TrainConfig, count: int = 4, *, seed: int = 0, scale: int = 1)
     return moving_textures(count, frames, height=scale * config.height, width=scale * config.width, seed=seed)
 
 
-@pytest.mark.parametrize("model", ["lvln", "one_frame", "full_res"])  # those of plain.py
+@pytest.mark.parametrize("model", REPORT)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_losses_and_gradients_are_the_plain_ones(model: str, channels_last: bool) -> None:
     """Batched encoding, joined gates, no step from the zero state, layer4 and 1×1 branch only where decoded: none of
@@ -84,6 +84,8 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
         ("lvln", "32-true", 1e-4),
         ("lvln", "bf16-mixed", 1e-2),
         ("one_frame", "32-true", 1e-4),
+        ("lvln_warp", "32-true", 1e-3),
+        pytest.param("lvln_match", "32-true", 1e-3, marks=pytest.mark.slow),
         pytest.param("full_res", "32-true", 5e-4, marks=pytest.mark.slow),
     ],
 )
@@ -91,7 +93,7 @@ def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: 
     """Some steps, each on other clips, with clipping and AdamW: the loop's step against PyTorch's defaults."""
     config = case(model, size="64x64")
     net = make_net(model, config)
-    plain = PlainNet(net)
+    plain = plain_form(model, net)
     step = begin(net, config, precision=precision)
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=config.optimizer.weight_decay)
@@ -110,19 +112,28 @@ def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: 
     assert min(losses[4:]) < losses[0]
 
 
+WARPING = ("lvln_match", "lvln_warp")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shapes"),
-    [("lvln", [(3, 1), (2, 1), (2, 2)]), ("one_frame", [(2, 1)]), ("full_res", [(2, 1)]), ("lvln_warp", [(2, 1)])],
+    [
+        ("lvln", [(3, 1), (2, 1), (2, 2)]),
+        ("one_frame", [(2, 1)]),
+        ("full_res", [(2, 1)]),
+        ("lvln_match", [(2, 1)]),
+        ("lvln_warp", [(2, 1)]),
+    ],
 )
 def test_the_rollout_loss_is_one_graph(model: str, shapes: list[tuple[int, int]]) -> None:
     """What torch.compile is given on a GPU: no graph break, for both batch sizes of an epoch and for frames that are
     stored larger; equal to the eager form. Traced here without generating code."""
     torch.compiler.reset()
-    config = case(model, channels=8 if model == "lvln_warp" else 4)
+    config = case(model, channels=8 if model in WARPING else 4)
     net = make_net(model, config).train()
     mask = None
-    if model == "lvln_warp":  # with all that training has for it
+    if model in WARPING:  # with all that training has for it
         config = replace(config, context_loss=0.5)
         mask = torch.rand(shapes[0][0], config.context + config.horizon) < 0.5
         torch.nn.init.normal_(net.head[-1].weight, std=0.02)  # zero at first, which would hide gradients
@@ -174,6 +185,32 @@ def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
         assert validated.shape == (2,)
         assert validated.isfinite().all()
     assert curves[1] == pytest.approx(curves[0], rel=1e-4 if precision == "32-true" else 1e-2)
+
+
+def test_graphs_are_refused_without_a_gpu() -> None:
+    config = case("lvln")
+    with pytest.raises(ValueError, match="graphs needs a single GPU without ddp"):
+        begin(make_net("lvln", config), config, compile="graphs")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("model", ["lvln", "lvln_match", "lvln_warp"])
+def test_replayed_steps_follow_the_same_curve(model: str) -> None:
+    """For both batch sizes of an epoch, with and without a mask."""
+    curves = []
+    for compile in (False, "graphs"):
+        config = replace(case(model), context_loss=0.5)
+        machine = hardware(precision="bf16-mixed", compile=compile)
+        fabric = make_fabric(machine, height=config.height, width=config.width)
+        step = Step(fabric, make_net(model, config), config, compile=compile)
+        assert step.compiled == compile
+        curve = []
+        for i in range(8):
+            batch = clips(config, 2 + i % 2, seed=i).cuda()
+            mask = (torch.rand(batch.shape[:2], generator=torch.Generator().manual_seed(i)) < 0.5).cuda()
+            curve.append(step(batch, lr=LR, clips_of_all=len(batch), mask=mask if i > 3 else None)[0].item())
+        curves.append(curve)
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
 def test_numbers_are_read_in_order_however_late() -> None:

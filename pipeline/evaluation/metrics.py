@@ -1,9 +1,8 @@
 """How good predicted frames are, as two tables: a new metric is one entry of METRICS or of RATIOS, and nothing else.
 
-METRICS compare a frame with the true one, over regions of the image. Each is computed per frame and averaged over
-frames; the PSNR of an averaged error would be several dB off. The regions are the whole image and its moving pixels,
-where the true frame differs from the one before by more than a threshold: over the whole image a still background
-rewards blur. A frame without a moving pixel has no value there (NaN) and does not count.
+METRICS compare a frame with the true one, over regions of the image (REGIONS). Each is computed per frame and averaged
+over frames; the PSNR of an averaged error would be several dB off. A frame without a pixel of a region has no value
+there (NaN) and does not count.
 
 RATIOS need no true frame: they measure two faults, blur and the grid that upsampling leaves. What is given is the ratio
 of the mean over predicted frames to the mean over true ones.
@@ -17,9 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.images import gradient_difference, mean_over, ms_ssim, ssim, ssim_terms
+from pipeline.images import gradient_difference, mean_over, moving_pixels, ms_ssim, ssim, ssim_terms
 
 PSNR_CAP = 100.0  # dB, given to identical frames, whose PSNR is infinite
+
+# Over the whole image a still background rewards blur, so there are regions of pixels that move. A pixel moves in a
+# frame where it differs from the frame before. `expected`: pixels that moved in the last context frame; `outcome`:
+# those that move in the true frame; `moving`: either. `outcome` alone never counts a pixel that was expected to move
+# and stopped, which flatters a prediction that overshoots.
+REGIONS = ("whole", "moving", "expected", "outcome")
 
 
 def psnr(prediction: Tensor, target: Tensor, regions: Tensor | None = None) -> Tensor:
@@ -90,9 +95,20 @@ RATIOS = {
 }
 
 
-def digits(name: str) -> int:
-    """How many digits after the point are shown of a metric, over whichever region, or of a ratio."""
-    return (METRICS | RATIOS)[name.removesuffix("_moving")].digits
+def over(region: str, metric: str) -> str:
+    """What tables call a metric over a region: its own name for the whole image, else <metric>_<region>."""
+    return metric if region == REGIONS[0] else f"{metric}_{region}"
+
+
+def metric_and_region(name: str) -> tuple[str, str]:
+    """The two of which `over` made the name."""
+    region = next((region for region in REGIONS[1:] if name.endswith(f"_{region}")), REGIONS[0])
+    return name.removesuffix(f"_{region}"), region
+
+
+def digits(metric: str) -> int:
+    """How many digits after the point are shown of a metric or of a ratio."""
+    return (METRICS | RATIOS)[metric].digits
 
 
 def frame_quality(
@@ -112,6 +128,8 @@ def image_quality(images: Tensor) -> dict[str, Tensor]:
     return {name: ratio.measure(images) for name, ratio in RATIOS.items()}
 
 
-def moving_pixels(frames: Tensor, before: Tensor, *, threshold: float) -> Tensor:
-    """Where |frame − frame before| is above the threshold in any channel: (N, C, H, W) twice -> bool (N, H, W)."""
-    return (frames - before).abs().amax(1) > threshold
+def regions_of(frames: Tensor, context: int, *, threshold: float) -> Tensor:
+    """The masks of REGIONS for the K frames after the context, of clips (B, context + K, C, H, W): (4, B, K, H, W) of
+    zeros and ones. threshold: of images.moving_pixels."""
+    expected, outcome = (mask[:, context - 1 :] for mask in moving_pixels(frames, context, threshold=threshold))
+    return torch.stack([torch.ones_like(outcome), outcome | expected, expected, outcome]).float()

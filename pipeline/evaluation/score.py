@@ -15,7 +15,16 @@ from pipeline.clips.clips import Clips
 from pipeline.clips.shards import StoredVideo
 from pipeline.evaluation.baselines import BASELINES, baselines, skipped
 from pipeline.evaluation.intervals import GroupMeans
-from pipeline.evaluation.metrics import METRICS, RATIOS, frame_quality, image_quality, moving_pixels, psnr
+from pipeline.evaluation.metrics import (
+    METRICS,
+    RATIOS,
+    REGIONS,
+    frame_quality,
+    image_quality,
+    over,
+    psnr,
+    regions_of,
+)
 from pipeline.evaluation.perceptual import Lpips
 from pipeline.evaluation.predictions import Gallery, Pictures, Predicted, predict_clips
 from pipeline.nets.ladder import Ladder
@@ -25,7 +34,7 @@ from pipeline.training.model_card import ModelCard
 
 PREDICTORS = ("model", *BASELINES)
 COMPARED = ("copy_last", "constant_velocity", "half_velocity")  # with the model, clip by clip
-WITH_INTERVALS = ("psnr", "ssim", "psnr_moving", "ssim_moving")
+WITH_INTERVALS = tuple(over(region, metric) for region in REGIONS for metric in ("psnr", "ssim"))
 
 
 @section
@@ -60,11 +69,11 @@ def score_clips(
 
     flow: with the baselines that need optical flow, which cost most of the time.
 
-    <predictor>.<metric>.<horizon step>: means over frames, for the model and each baseline; <metric>_moving over moving
-    pixels; for the model <metric>_low and _high, the ends of a 95 % interval. model_over_<baseline>: the same of the
-    model's value minus the baseline's, frame by frame. resembles.<horizon step k>.<frame>: the PSNR of the model's
-    prediction against every frame of the clip, from 0: it should be highest for frame context + k − 1. data: what it
-    was measured on, with what was skipped and why.
+    <predictor>.<metric>.<horizon step>: means over frames, for the model and each baseline; <metric>_<region> over a
+    region of metrics.REGIONS; for the model <metric>_low and _high, the ends of a 95 % interval. model_over_<baseline>:
+    the same of the model's value minus the baseline's, frame by frame. resembles.<horizon step k>.<frame>: the PSNR of
+    the model's prediction against every frame of the clip, from 0: it should be highest for frame context + k − 1.
+    data: what it was measured on, with what was skipped and why.
     """
     lpips = Lpips(config.lpips).to(device) if config.lpips else None
     gallery = Gallery(clips, config.pictures)
@@ -87,17 +96,16 @@ def _values(
     """{predictor and what else is averaged: {metric: (B, K)}} of a batch."""
     context, targets = batch.context, batch.targets
     shape, truth = targets.shape[:2], targets.flatten(0, 1)
-    before = batch.images[:, card.context - 1 : -1].flatten(0, 1)
-    moving = moving_pixels(truth, before, threshold=config.moving_threshold).float()
-    regions = torch.stack([torch.ones_like(moving), moving])  # (2, B·K, H, W)
+    regions = regions_of(batch.images, card.context, threshold=config.moving_threshold).flatten(1, 2)  # (R, B·K, H, W)
     still = (truth == context[:, -1].repeat_interleave(shape[1], 0)).flatten(1).all(1)
+    moving = regions[REGIONS.index("moving")]
     found = {"truth": {**image_quality(truth), "moving": moving.mean((1, 2)), "still": still.float()}}
     for name, predictions in {**batch.predictions, **baselines(context, targets, flow=flow)}.items():
         frames = predictions.flatten(0, 1)
         shown = frames.clamp(0, 1)
-        found[name] = image_quality(shown) | {"loss": loss_per_image(frames, truth, card.loss)}
-        for metric, (whole, part) in frame_quality(shown, truth, regions, lpips=lpips).items():
-            found[name] |= {metric: whole, f"{metric}_moving": part}
+        found[name] = image_quality(shown) | {"loss": loss_per_image(frames, truth, card.loss, moving)}
+        for metric, values in frame_quality(shown, truth, regions, lpips=lpips).items():
+            found[name] |= {over(region, metric): value for region, value in zip(REGIONS, values, strict=True)}
     for name in COMPARED:
         if name in found:
             pairs = {metric: found["model"][metric] - found[name][metric] for metric in WITH_INTERVALS}
@@ -156,7 +164,7 @@ def _coverage(
         missing["moving"] = f"no pixel changes by more than evaluate.moving_threshold, {config.moving_threshold}"
     moving = {"share": by_horizon_step(means["truth"].mean("moving"))}  # of all pixels
     for name, metric in counted.items():
-        frames = means["model"].count(f"{metric}_moving")
+        frames = means["model"].count(over("moving", metric))
         moving[name] = {str(k + 1): int(number) for k, number in enumerate(frames)}
     # Copying them is perfect, and each counts PSNR_CAP.
     still = means["truth"].mean("still") * means["truth"].count("still")

@@ -1,24 +1,22 @@
 """The table of an evaluation as tidy rows, one a value, and the few numbers of it that are metrics.
 
-K horizon steps, counted from 1. region: `whole`, the image, or `moving`, the pixels that move.
+K horizon steps, counted from 1. region: one of metrics.REGIONS.
 """
 
 from collections.abc import Iterator, Mapping
 
-from pipeline.evaluation.metrics import digits
+from pipeline.evaluation.metrics import digits, metric_and_region, over
 from pipeline.evaluation.score import COMPARED, PREDICTORS
 
 Row = dict[str, object]
-MOVING = "_moving"  # ends the name of a metric over moving pixels
 GAINS = {"vs_copy": "copy_last", "vs_flow": "constant_velocity"}
 
 
-def headline(table: Mapping[str, dict], *, suffix: str) -> dict[str, float]:
-    """psnr and ssim of the model one frame ahead, and vs_copy and vs_flow: its PSNR minus that of copying and of
-    constant velocity along the optical flow. suffix: "" for the whole image, MOVING for moving pixels. What has no
-    value is absent."""
-    found = {name: table["model"].get(f"{name}{suffix}", {}) for name in ("psnr", "ssim")}
-    found |= {name: table.get(f"model_over_{of}", {}).get(f"psnr{suffix}", {}) for name, of in GAINS.items()}
+def headline(table: Mapping[str, dict], *, region: str) -> dict[str, float]:
+    """psnr and ssim of the model over a region, one frame ahead; vs_copy and vs_flow: its PSNR minus that of copying
+    and of constant velocity along the optical flow. What has no value is absent."""
+    found = {name: table["model"].get(over(region, name), {}) for name in ("psnr", "ssim")}
+    found |= {name: table.get(f"model_over_{of}", {}).get(over(region, "psnr"), {}) for name, of in GAINS.items()}
     places = {name: digits("ssim" if name == "ssim" else "psnr") for name in found}
     return {name: round(steps["1"], places[name]) for name, steps in found.items() if "1" in steps}
 
@@ -43,10 +41,10 @@ def tidy(metrics: Mapping[str, Mapping[str, float]], *beside: str) -> Iterator[R
     for name, steps in sorted(metrics.items()):
         if name.endswith(ends):
             continue
-        region = "moving" if name.endswith(MOVING) else "whole"
+        metric, region = metric_and_region(name)
         others = {column: metrics.get(f"{name}_{column}", {}) for column in beside}
         for step, value in steps.items():
-            row = {"region": region, "metric": name.removesuffix(MOVING), "horizon_step": int(step), "value": value}
+            row = {"region": region, "metric": metric, "horizon_step": int(step), "value": value}
             yield row | {column: values.get(step) for column, values in others.items()}
 
 

@@ -54,7 +54,8 @@ class Ladder(nn.Module):
 
     block: decoder_block but for the channels in: (channels_in, **choices) -> one. base: channels that it passes on (64
     in the report). height, width: of the frames, in pixels. head: what `decoder_features` gives -> the frame at full
-    resolution, in the encoder's normalised range (a variant with a `decode` of its own may use it otherwise).
+    resolution, in the encoder's normalised range (a variant with a `decode` of its own may use it otherwise). bottom:
+    with layer4 and L4, as in the report; without them the decoder begins at C4.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Ladder(nn.Module):
         height: int,
         width: int,
         head: nn.Module,
+        bottom: bool = True,
     ):
         super().__init__()
         self.encoder = encoder
@@ -83,9 +85,11 @@ class Ladder(nn.Module):
             for rung in rungs
         )
         deepest = TAPS["layer4"]
-        self.bottom = block(deepest.channels, shuffle=deepest.stride // rungs[-1].stride, norm=None)  # L4
+        shuffle = deepest.stride // rungs[-1].stride
+        self.bottom = block(deepest.channels, shuffle=shuffle, norm=None) if bottom else None  # L4
+        below = [base if bottom else 0, base, base]
         self.decoder = nn.ModuleList(
-            block(4 * rung.branch + rung.more + base) for rung in reversed(rungs[1:])
+            block(4 * rung.branch + rung.more + under) for rung, under in zip(reversed(rungs[1:]), below, strict=True)
         )  # L3, L2, L1
         self.head = head
 
@@ -121,10 +125,10 @@ class Ladder(nn.Module):
     def decoder_features(self, encoded: Encoded, states: States) -> Tensor:
         """Down the decoder: concat(C1, L1), (B, 4·branch + base, H, W) of the first rung's map."""
         lateral = self.features(encoded, states)
-        x = self.bottom(self.encoder.deepest(encoded["layer3"][0]))
+        below = [self.bottom(self.encoder.deepest(encoded["layer3"][0]))] if self.bottom else []
         for block, c in zip(self.decoder, reversed(lateral[1:]), strict=True):
-            x = block(torch.cat([*c, x], 1))
-        return torch.cat([*lateral[0], x], 1)
+            below = [block(torch.cat([*c, *below], 1))]
+        return torch.cat([*lateral[0], *below], 1)
 
     def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
         """What the decoder gets of C1 … C4, to be concatenated."""

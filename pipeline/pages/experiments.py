@@ -1,4 +1,4 @@
-"""The tables of the report's experiments (experiments/runs.yaml), and what each lever of lvln_warp gives."""
+"""The tables of the report's experiments (experiments/runs.yaml), and what each lever of a model gives."""
 
 import json
 from collections.abc import Mapping
@@ -33,14 +33,14 @@ def runs(*items: str) -> list[str]:
     return [*lines, "", "<details><summary>As DVC experiments</summary>", "", *fence, "", "</details>"]
 
 
-def levers() -> list[str]:
-    """Every run of lvln_warp, as `runs` shows them, and which frame its first prediction is most like."""
+def levers(model: str) -> list[str]:
+    """Every run of a model, as `runs` shows them, and which frame its first prediction is most like; then copying."""
     lines = heading("run", "change", *SHOWN.values(), "first prediction is most like frame")
-    for name in pd.read_csv(EXPERIMENTS / "lvln_warp" / "training.csv")["run"]:
-        scores, training = _scores(f"lvln_warp.{name}")
+    for name in pd.read_csv(EXPERIMENTS / model / "training.csv")["run"]:
+        scores, training = _scores(f"{model}.{name}")
         like = training["like"].replace(" ", ", ")
-        lines.append(row([f"`{name}`", _change(read_run("lvln_warp", name)), *shown(scores["model"]), like]))
-    return lines
+        lines.append(row([f"`{name}`", _change(read_run(model, name)), *shown(scores["model"]), like]))
+    return [*lines, row(["`copy_last`", "", *shown(scores["copy_last"]), ""])]
 
 
 def grid(*items: str) -> list[str]:

@@ -17,6 +17,8 @@ KINDS: dict[str, Callable[..., list[str]]] = {
         results.one_ahead,
         results.prediction,
         results.gains,
+        results.regions,
+        results.time_to_beat,
         results.curriculum,
         results.parameters,
         results.probe,

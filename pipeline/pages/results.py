@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.evaluation.baselines import BASELINES
-from pipeline.evaluation.metrics import digits
+from pipeline.evaluation.metrics import REGIONS, digits
 from pipeline.evaluation.score import COMPARED
 from pipeline.pages.cells import QUALITY, SHOWN, each_step, facts, heading, metric_of, row, shown, with_ends
 from pipeline.probe.samples import CHOICES, CONDITIONS
@@ -48,6 +48,28 @@ def gains(root: str, model: str) -> list[str]:
             found = metric_of(part, metric, region).set_index("horizon_step")[["value", "low", "high"]]
             cells = (with_ends(*found.loc[step], number) if step in found.index else "" for step in steps)
             lines.append(row([f"`{name}`", title, *cells]))
+    return lines
+
+
+def regions(root: str, *models: str) -> list[str]:
+    """PSNR one frame ahead over every region, of the models and the baselines."""
+    lines = heading("predictor", *REGIONS)
+    for name, part in _parts(root, models):
+        first = part[part["horizon_step"] == 1]
+        cells = (each_step(metric_of(first, "psnr", region)["value"], digits("psnr")) for region in REGIONS)
+        lines.append(row([f"`{name}`", *cells]))
+    return lines
+
+
+def time_to_beat(root: str) -> list[str]:
+    """Of each model on each data set, the first score above constant velocity, or the last below it."""
+    lines = heading("videos", "model", "minutes ↓", "steps ↓", "minus `constant_velocity` then (dB)")
+    for (data, model), part in pd.read_csv(Path(root, "time_to_beat.csv")).groupby(["data", "model"], sort=False):
+        last = part.iloc[-1]
+        more = "" if last["low"] > 0 else "more than "
+        spent = [f"{more}{last['minutes']:.1f}", f"{more}{last['steps']:,.0f}"]
+        gain = with_ends(last["gain"], last["low"], last["high"], "{:+.2f}")
+        lines.append(row([data, f"`{model}`", *spent, gain]))
     return lines
 
 

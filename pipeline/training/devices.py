@@ -6,7 +6,6 @@ that the result does not depend on the number of devices but for rounding.
 """
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -47,6 +46,9 @@ def make_fabric(config: HardwareConfig, *, height: int, width: int, loggers: Seq
         loggers=list(loggers),
     )
     fabric.launch()
+    # Timed once for each shape, which are few: cuDNN's own guess for kernels of 5×5 and 7×7 in bf16 leaves tensor cores
+    # unused.
+    torch.backends.cudnn.benchmark = True
     return fabric
 
 
@@ -91,17 +93,11 @@ def pick_precision(name: str, device: str, *, smallest: int) -> str:
     return "bf16-mixed" if native and not too_small else "32-true"
 
 
-def pick_compile(choice: Literal["auto"] | bool, fabric: Fabric) -> bool:
-    """auto -> whether to compile: on a single GPU where a trial succeeds (Triton needs a C compiler and Python's
-    headers, which a machine may lack; then that is said, and the run goes on uncompiled)."""
-    if choice != "auto":
-        return choice
-    if fabric.device.type != "cuda" or isinstance(fabric.strategy, DDPStrategy):
-        return False
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=fabric.device))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        print(f"torch.compile does not work here, training uncompiled and slower: {reason}", file=sys.stderr)
-        return False
-    return True
+def pick_compile(choice: Literal["auto", "graphs"] | bool, fabric: Fabric) -> Literal["graphs"] | bool:
+    """auto -> CUDA graphs (graphs.py) on a single GPU without ddp, False elsewhere. ValueError for graphs elsewhere."""
+    possible = fabric.device.type == "cuda" and not isinstance(fabric.strategy, DDPStrategy)
+    if choice == "graphs" and not possible:
+        raise ValueError("hardware.compile: graphs needs a single GPU without ddp; set it to auto or false")
+    if choice == "auto":
+        return "graphs" if possible else False
+    return choice

@@ -26,21 +26,31 @@ def laplacian_difference(a: Tensor, b: Tensor) -> Tensor:
     return total + rest.abs().mean((1, 2, 3))
 
 
-# (prediction, target, their difference) -> (N,), 0 for equal images
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "l1": lambda prediction, target, difference: difference.abs().mean((1, 2, 3)),
-    "l2": lambda prediction, target, difference: difference.square().mean((1, 2, 3)),
-    "dssim": lambda prediction, target, difference: (1 - ssim(prediction, target)) / 2,
-    "ms_dssim": lambda prediction, target, difference: (1 - ms_ssim(prediction, target)) / 2,
-    "laplacian": lambda prediction, target, difference: laplacian_difference(prediction, target),
-    "gradient": lambda prediction, target, difference: gradient_difference(prediction, target),
+def mean_where(differences: Tensor, moving: Tensor) -> Tensor:
+    """Mean over the channels of the pixels in the masks (N, H, W) of zeros and ones: (N,). 0 for an empty mask, where
+    images.mean_over has no value, and hence no gradient."""
+    return (differences.mean(1) * moving).sum((1, 2)) / moving.sum((1, 2)).clamp(min=1)
+
+
+# (prediction, target, their difference, the mask of moving pixels (N, H, W)) -> (N,), 0 for equal images
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "l1": lambda prediction, target, difference, moving: difference.abs().mean((1, 2, 3)),
+    "l2": lambda prediction, target, difference, moving: difference.square().mean((1, 2, 3)),
+    "dssim": lambda prediction, target, difference, moving: (1 - ssim(prediction, target)) / 2,
+    "ms_dssim": lambda prediction, target, difference, moving: (1 - ms_ssim(prediction, target)) / 2,
+    "laplacian": lambda prediction, target, difference, moving: laplacian_difference(prediction, target),
+    "gradient": lambda prediction, target, difference, moving: gradient_difference(prediction, target),
+    "moving_l1": lambda prediction, target, difference, moving: mean_where(difference.abs(), moving),
 }
 
 
-def loss_per_image(prediction: Tensor, target: Tensor, weights: Mapping[str, float]) -> Tensor:
+def loss_per_image(
+    prediction: Tensor, target: Tensor, weights: Mapping[str, float], moving: Tensor | None = None
+) -> Tensor:
     """Weighted mean of the LOSSES between images (N, C, H, W): (N,). Predictions are taken as they are, unclipped, so
-    that values outside [0, 1] are punished. weights: by name, some above 0; absent ones are 0."""
+    that values outside [0, 1] are punished. weights: by name, some above 0; absent ones are 0. moving: the mask of the
+    pixels of the target that move (N, H, W), zeros and ones, which moving_l1 alone needs."""
     difference = prediction - target
     used = {name: weights[name] for name in LOSSES if weights.get(name)}
-    terms = (weight * LOSSES[name](prediction, target, difference) for name, weight in used.items())
+    terms = (weight * LOSSES[name](prediction, target, difference, moving) for name, weight in used.items())
     return sum(terms) / sum(used.values())

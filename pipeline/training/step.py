@@ -1,7 +1,7 @@
 """One optimisation step, as fast as the device goes: the loop runs it, the benchmark measures it.
 
 What makes it fast: bf16 (devices.py), channels last, the encoder fused, the context encoded in one batch and frames
-decoded only where they are scored (nets), torch.compile with CUDA graphs, fused AdamW, and no waiting for the GPU: the
+decoded only where they are scored (nets), CUDA graphs or torch.compile, fused AdamW, and no waiting for the GPU: the
 metrics of a step are read while later ones run. benchmarks/plain.py is the same step done plainly.
 
 Shapes: B batch of this rank, T time, C channels, H × W pixels; images in [0, 1].
@@ -20,12 +20,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.clips.batches import as_images
+from pipeline.images import moving_pixels
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.training.batch_norm import synchronise
 from pipeline.training.config import OptimizerConfig, TrainConfig
 from pipeline.training.devices import pick_compile
+from pipeline.training.graphs import GraphedLoss
 from pipeline.training.losses import loss_per_image
+
+MOVING_THRESHOLD = 0.1  # of moving_l1: a pixel moves where a channel changes by more, as in evaluate.moving_threshold
 
 OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, fused=True),
@@ -63,7 +67,11 @@ class RolloutLoss(nn.Module):
             feeding = {"clip_feedback": config.clip_feedback, "off_by_one": config.off_by_one}
             predictions, _ = predict(self.net, context, horizon=config.horizon, **feeding)
         with torch.autocast(clips.device.type, enabled=False):
-            losses = loss_per_image(predictions.float().flatten(0, 1), targets.flatten(0, 1), config.loss)
+            moving = None
+            if config.loss.get("moving_l1"):
+                expected, moves = moving_pixels(images, config.context, threshold=MOVING_THRESHOLD)
+                moving = (expected | moves)[:, -targets.shape[1] :].float().flatten(0, 1)
+            losses = loss_per_image(predictions.float().flatten(0, 1), targets.flatten(0, 1), config.loss, moving)
         losses = losses.unflatten(0, targets.shape[:2])
         if every:
             weights = losses.new_ones(losses.shape[1])
@@ -75,7 +83,7 @@ class RolloutLoss(nn.Module):
 class Step:
     """The network on its devices with its optimizer. Call it with a batch; `net` is trained in place."""
 
-    def __init__(self, fabric: Fabric, net: Ladder, config: TrainConfig, *, compile: Literal["auto"] | bool):
+    def __init__(self, fabric: Fabric, net: Ladder, config: TrainConfig, *, compile: Literal["auto", "graphs"] | bool):
         self.fabric, self.config = fabric, config
         net.train().to(memory_format=torch.channels_last)
         if fabric.world_size > 1:
@@ -85,7 +93,10 @@ class Step:
         optimizer = OPTIMIZERS[config.optimizer.kind](trained, weight_decay=config.optimizer.weight_decay)
         fast = self.rollout_loss
         self.compiled = pick_compile(compile, fabric)
-        if self.compiled:
+        if self.compiled == "graphs":
+            in_bf16 = "bf16" in fabric.strategy.precision.precision
+            fast = GraphedLoss(self.rollout_loss, torch.bfloat16 if in_bf16 else None)
+        elif self.compiled:
             # Else the backward is traced under the forward's autocast, and the float32 products of SSIM get gradients
             # in bf16. Global, since compilation is put off until the first call.
             torch._functorch.config.backward_pass_autocast = "off"

@@ -1,17 +1,30 @@
 """Networks small enough for tests, and one that knows the answer."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from pipeline.nets.encoder import Encoder
 from pipeline.nets.ladder import Ladder
-from pipeline.variants import full_res, lvln, lvln_warp, one_frame
+from pipeline.variants import full_res, lvln, lvln_match, lvln_warp, one_frame
 
+WARPING = lvln_warp.Config(
+    width=8,
+    output="warp",
+    candidates=1,
+    norm="group",
+    icnr=True,
+    flow="lucas_kanade",
+    earlier_flow=True,
+    cost_volume=2,
+)
 VARIANTS = {
     "lvln": (lvln, lvln.Config(4, "pixel_shuffle")),
     "one_frame": (one_frame, one_frame.Config(4, "bilinear")),
     "full_res": (full_res, full_res.Config(4)),
-    "lvln_warp": (lvln_warp, lvln_warp.Config(8, "warp", "group", icnr=True, observed_flow=True, cost_volume=2)),
+    "lvln_match": (lvln_match, replace(WARPING, flow="matching")),
+    "lvln_warp": (lvln_warp, WARPING),
 }
 
 

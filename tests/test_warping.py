@@ -1,4 +1,5 @@
-"""lvln_warp: what it makes of two frames against plain forms, where it starts, its choices, and how it is fed."""
+"""The ladder that moves pixels: what it makes of two frames against plain forms, where it starts, its choices, and how
+it is fed."""
 
 import itertools
 from dataclasses import replace
@@ -14,8 +15,8 @@ from pipeline.evaluation.baselines import optical_flow
 from pipeline.evaluation.metrics import nyquist_share
 from pipeline.images import warp
 from pipeline.nets.blocks import GROUPS, decoder_block, icnr_
-from pipeline.nets.encoder import Encoder
-from pipeline.nets.flow import cost_volume, lucas_kanade
+from pipeline.nets.encoder import Encoder, load_weights
+from pipeline.nets.flow import WindowMean, best_displacement, cost_volume, lucas_kanade, match, texture_filters
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.variants import lvln_warp
@@ -101,6 +102,14 @@ def test_lucas_kanade_is_as_good_as_dis_on_smooth_textures(dx: float, dy: float)
     assert ours < 1.5 * theirs + 0.05
 
 
+@pytest.mark.parametrize("size", [(5, 7), (32, 48)])
+def test_windows_end_at_the_border(size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size)
+    for width in (3, 5):
+        expected = F.avg_pool2d(images, width, stride=1, padding=width // 2, count_include_pad=False)
+        torch.testing.assert_close(WindowMean(torch.ones(width), images)(images), expected)
+
+
 def test_without_texture_or_motion_nothing_moves() -> None:
     flat = torch.full((2, 3, 32, 48), 0.4)
     assert not lucas_kanade(flat, flat).any()
@@ -152,6 +161,56 @@ def test_cost_volume_is_largest_at_the_true_displacement(dx: int, dy: int) -> No
     torch.testing.assert_close(volume.amax(1), torch.ones(1, 6, 8))
 
 
+# --- matching --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-3, 3)])
+def test_the_best_displacement_is_where_the_cost_volume_is_largest(dx: int, dy: int) -> None:
+    before = torch.randn(2, 16, 20, 24)
+    now = before.roll((-dy, -dx), (2, 3))  # now(p) = before(p + (dx, dy))
+    found = best_displacement(cost_volume(now, before, radius=4), radius=4)
+    assert found.shape == (2, 2, 20, 24)
+    inside = found[..., 6:-6, 6:-6]
+    torch.testing.assert_close(
+        inside, torch.tensor([dx, dy]).view(1, 2, 1, 1).expand_as(inside).float(), atol=0.05, rtol=0
+    )
+
+
+def test_the_best_displacement_is_found_to_a_fraction_of_a_place() -> None:
+    """Of two neighbours that are as good, the middle; a third that is as good, but far away, does not count."""
+    volume = torch.zeros(1, 25, 7, 7)
+    volume[:, [12, 13]] = 1.0  # (0, 0) and (1, 0)
+    torch.testing.assert_close(best_displacement(volume, radius=2)[0, :, 3, 3], torch.tensor([0.5, 0.0]))
+    volume[:, 0] = 0.999  # (−2, −2)
+    torch.testing.assert_close(best_displacement(volume, radius=2)[0, :, 3, 3], torch.tensor([0.5, 0.0]))
+
+
+def matched(now: Tensor, before: Tensor, *, radius: int = 4) -> Tensor:
+    """By the taps of a random encoder."""
+    torch.manual_seed(0)
+    encoder = Encoder()
+    load_weights(encoder, "random")
+    with torch.no_grad():
+        taps = [encoder(image)["conv1"] for image in (now, before)]
+        return match(now, before, cost_volume(*taps, radius=radius), texture_filters(), radius=radius)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+@pytest.mark.parametrize(("dx", "dy"), [(0.4, 0), (0, -0.3), (1.7, -0.6), (-3.2, 2.5), (5, 3)])
+def test_matching_finds_a_translation(size: tuple[int, int], dx: float, dy: float) -> None:
+    height, width = size
+    now, before = moved(dx, dy, height=height, width=width)
+    flow = matched(now, before)
+    error = (flow - torch.tensor([dx, dy]).view(1, 2, 1, 1))[INNER].norm(dim=1)
+    assert flow.shape == (1, 2, height, width)
+    assert float(error.median()) < 0.25
+
+
+def test_brightness_is_no_motion() -> None:
+    _, before = moved(0, 0, height=64, width=64)
+    assert float(matched(before * 0.8 + 0.1, before)[INNER].abs().mean()) < 0.05
+
+
 # --- the decoder's choices -------------------------------------------------------------------------------------------
 
 
@@ -187,7 +246,7 @@ def test_the_norm_is_the_chosen_one(norm: str) -> None:
     kinds = {"group": nn.GroupNorm, "batch": nn.BatchNorm2d}
     decoder = [module for part in (net.decoder, net.full) for module in part.modules()]
     found = [module for module in decoder if isinstance(module, tuple(kinds.values()))]
-    assert len(found) == 4  # L3 … L0; L4 has none
+    assert len(found) == 4  # L3 … L0
     assert {type(module) for module in found} == {kinds[norm]}
     if norm == "group":
         assert {module.num_groups for module in found} == {GROUPS} == {8}
@@ -200,29 +259,52 @@ def test_the_norm_is_the_chosen_one(norm: str) -> None:
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
+def went_on(*, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
+    """Two frames of a texture that moves evenly, and, away from the border, the next one."""
+    late, middle = moved(-2.5, 1, height=height, width=width)  # late(p) = middle(p + b)
+    expected = warp(late, torch.tensor([-2.5, 1]).view(1, 2, 1, 1).expand(1, 2, height, width))
+    return torch.stack([middle, late], 1), expected
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+@pytest.mark.parametrize("flow", ["lucas_kanade", "matching"])
+def test_a_fresh_network_goes_on_at_constant_velocity(flow: str, candidates: int) -> None:
+    net = build(begun=False, height=64, candidates=candidates, flow=flow).eval()
+    context, expected = went_on()
+    with torch.no_grad():
+        found, _ = predict(net, context, horizon=1, clip_feedback=True)
+    inner = np.s_[..., 12:-12, 12:-12]
+    left, unmoved = (float((frame - expected)[inner].abs().mean()) for frame in (found[:, 0], context[:, -1]))
+    assert left < 0.1 * candidates * unmoved  # of three, two with a twentieth of the weight stay in place
+
+
 @pytest.mark.parametrize("output", ["warp", "residual", "redraw"])
-@pytest.mark.parametrize("observed_flow", [True, False])
-def test_a_fresh_network_copies_the_last_frame(output: str, observed_flow: bool) -> None:
-    net = build(begun=False, output=output, observed_flow=observed_flow).eval()
+@pytest.mark.parametrize("flow", ["none", "lucas_kanade"])
+def test_without_flow_or_without_warping_a_fresh_network_copies(output: str, flow: str) -> None:
+    net = build(begun=False, output=output, flow=flow, earlier_flow=False, candidates=2).eval()
     context = torch.rand(2, 3, 3, 32, 64)
     with torch.no_grad():
         predictions, _ = predict(net, context, horizon=3, clip_feedback=True)
     copied = (predictions - context[:, -1:]).abs().amax((0, 2, 3, 4)) < 1e-4
-    assert copied.tolist() == [output != "redraw"] * 3
+    assert copied.tolist() == [output == "residual" or (output, flow) == ("warp", "none")] * 3
 
 
-OUTPUTS = ("warp", "residual", "redraw")
-CHOICES = [
-    *((*others[:1], "group", True, *others[1:]) for others in itertools.product(OUTPUTS, [True, False], [0, 1])),
-    ("warp", "batch", True, True, 1),
-    ("warp", "group", False, True, 1),
+CHANGES = [
+    *({"output": output, "cost_volume": radius} for output in ("residual", "redraw") for radius in (0, 1)),
+    {"cost_volume": 0},
+    {"flow": "matching"},
+    {"flow": "none", "earlier_flow": False},
+    {"flow": "none", "earlier_flow": False, "cost_volume": 0},
+    {"earlier_flow": False},
+    {"candidates": 3},
+    {"norm": "batch"},
+    {"icnr": False},
 ]
 
 
-@pytest.mark.parametrize(("output", "norm", "icnr", "observed_flow", "radius"), CHOICES)
-def test_every_choice_trains_every_weight(output: str, norm: str, icnr: bool, observed_flow: bool, radius: int) -> None:
-    choices = {"output": output, "norm": norm, "icnr": icnr, "observed_flow": observed_flow, "cost_volume": radius}
-    net = build(width=32, **choices).train()
+@pytest.mark.parametrize("changes", [{}, *CHANGES], ids=str)
+def test_every_choice_trains_every_weight(changes: dict[str, object]) -> None:
+    net = build(width=32, **{"cost_volume": 1} | changes).train()
     predictions, _ = predict(net, torch.rand(2, 2, 3, 32, 32), horizon=2, clip_feedback=True)
     assert predictions.shape == (2, 2, 3, 32, 32)
     predictions.square().mean().backward()
@@ -231,28 +313,60 @@ def test_every_choice_trains_every_weight(output: str, norm: str, icnr: bool, ob
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("flow", ["lucas_kanade", "matching"])
+def test_hidden_states_are_not_told_the_flow(flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, context = build(flow=flow, cost_volume=1).eval(), torch.rand(1, 3, 3, 32, 64)
+    with torch.no_grad():
+        seen, states = predict(net, context, horizon=1, clip_feedback=True)
+        other = tuple(torch.randn_like(x) for x in states["motion"])
+        monkeypatch.setattr(net, "motion", lambda *_: other)
+        unlike, others = predict(net, context, horizon=1, clip_feedback=True)
+    assert not torch.allclose(seen, unlike)  # but the prediction is
+    assert all(torch.equal(*pair) for pair in zip(net.hidden(states), net.hidden(others), strict=True))
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="earlier_flow needs a flow"):
+        replace(CONFIG, flow="none")
+    with pytest.raises(ValueError, match="flow matching needs cost_volume above 0"):
+        replace(CONFIG, flow="matching", cost_volume=0)
+
+
 def test_the_head_says_where_pixels_come_from() -> None:
     """With its last convolution's weights zero its biases are the outputs, everywhere."""
-    net = build(begun=False, observed_flow=False).eval()
-    now, before = torch.rand(2, 1, 3, 32, 64)
-    rgb, mask, flow = torch.tensor([0.1, -0.2, 0.3]), torch.tensor(0.7), torch.tensor([1.5, -2.0])
+    net = build(begun=False, height=64, candidates=2).eval()
+    context, _ = went_on()
+    late = context[:, -1]
+    rgb, weights, changes, speeds = (
+        *([0.1, -0.2, 0.3], [0.2, 0.7, -0.4], [1.5, -2.0, 0.0, 0.5], [0.5, -1.0]),  # changes: x and y of each
+    )
     with torch.no_grad():
-        net.head[-1].bias.copy_(torch.cat([rgb, mask[None], flow]))
-        found, _ = predict(net, torch.stack([before, now], 1), horizon=1, clip_feedback=True)
-    m = torch.sigmoid(mask)
-    shifted = warp(now, flow.view(1, 2, 1, 1).expand(1, 2, 32, 64))
-    torch.testing.assert_close(found[:, 0], m * shifted + (1 - m) * (now + rgb.view(3, 1, 1)))
+        net.head[-1].bias.copy_(torch.tensor([*rgb, *weights, *changes, *speeds]))
+        found, states = predict(net, context, horizon=1, clip_feedback=True)
+    flow, share = states["motion"][0], torch.tensor(weights).softmax(0)
+    candidates = [
+        warp(late, torch.tensor(changes[2 * k : 2 * k + 2]).view(1, 2, 1, 1) + speeds[k] * flow) for k in range(2)
+    ]
+    coloured = candidates[0] + torch.tensor(rgb).view(3, 1, 1)
+    expected = share[0] * coloured + share[1] * candidates[0] + share[2] * candidates[1]
+    torch.testing.assert_close(found[:, 0], expected)
 
 
-def test_speed_one_is_constant_velocity() -> None:
-    net = build(begun=False, height=64).eval()
-    late, middle = moved(-2.5, 1, height=64, width=64)  # late(p) = middle(p + b)
+def test_the_earlier_flow_is_that_of_the_same_texture() -> None:
+    """It moved by one pixel and then by three; each pixel knows both, where it is now."""
+    height, width = 64, 96
+    _, first = moved(0, 0, height=height, width=width)
+    frames = [first.roll(shift, -1) for shift in (0, 1, 4)]  # frame(p) = frame before(p − 1), then (p − 3)
+    square = torch.zeros(1, 1, height, width)
+    square[..., 16:48, 24:72] = 1
+    clip = torch.stack([frame * square.roll(shift, -1) for frame, shift in zip(frames, (0, 1, 4), strict=True)], 1)
+    net = build(height=height, width=width).eval()
     with torch.no_grad():
-        net.head[-1].bias.copy_(torch.tensor([0, 0, 0, 50, 0, 0, 1.0]))  # all by the mask, at speed 1
-        found, _ = predict(net, torch.stack([middle, late], 1), horizon=1, clip_feedback=True)
-    expected = warp(late, torch.tensor([-2.5, 1]).view(1, 2, 1, 1).expand(1, 2, 64, 64))
-    inner = np.s_[..., 12:-12, 12:-12]
-    assert float((found[:, 0] - expected)[inner].abs().mean()) < 0.1 * float((late - expected)[inner].abs().mean())
+        _, states = predict(net, clip, horizon=1, clip_feedback=True)
+    flow, _, earlier = states["motion"]
+    inside = np.s_[0, :, 24:40, 40:64]
+    torch.testing.assert_close(flow[inside].median(-1)[0].median(-1)[0], torch.tensor([-3.0, 0.0]), atol=0.1, rtol=0)
+    torch.testing.assert_close(earlier[inside].median(-1)[0].median(-1)[0], torch.tensor([-1.0, 0.0]), atol=0.1, rtol=0)
 
 
 def test_a_first_frame_has_stood_still() -> None:
@@ -263,8 +377,9 @@ def test_a_first_frame_has_stood_still() -> None:
         encoded = net.encode(frame)
         states = net.observe(encoded)
         again = net.observe(encoded, states)
-    flow, unexplained = states["motion"]
+    flow, unexplained, earlier = states["motion"]
     assert float(flow.abs().max()) < 1e-4
+    assert torch.equal(earlier, flow)
     assert float(unexplained.max()) < 1e-4
     for name in ("C0", "match1", "match2"):
         (first, before), (second, after) = states[name], again[name]
@@ -283,7 +398,7 @@ def test_states_are_those_of_the_last_frame_fed() -> None:
     assert shapes["C1"] == 3 * [(2, 8, 16, 32)]
     assert shapes["C4"] == 3 * [(2, 8, 2, 4)]
     assert [shapes[name][1] for name in ("C0", "match1", "match2")] == [(2, 2, 32, 64), (2, 8, 16, 32), (2, 8, 8, 16)]
-    assert shapes["motion"] == [(2, 2, 32, 64), (2, 1, 32, 64)]
+    assert shapes["motion"] == [(2, 2, 32, 64), (2, 1, 32, 64), (2, 2, 32, 64)]
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
