@@ -3,10 +3,11 @@
     python -m benchmarks.time_to_beat lvln_warp [--shards data/shards] [--minutes 15] [--as default]
 
 Trains train.<model> of params.yaml on the rate that section evaluate scores, from the same start as the train stage,
-with the learning rate held after the warm-up, and scores the validation groups now and then, one frame ahead. It stops
-at the first score whose gain over constant velocity, in the PSNR of moving pixels, paired frame by frame, has a 95 %
-interval above 0 (over groups, as the evaluate stage does it), or when the minutes are over. Minutes are those of
-training, the loader included and scoring not; on a CPU with as many threads as OMP_NUM_THREADS says.
+with the learning rate held after the warm-up and without scheduled sampling. Now and then it scores the validation
+groups, one frame ahead and in float32, as the evaluate stage does. It stops at the first score whose gain over constant
+velocity, in the PSNR of moving pixels, paired frame by frame, has a 95 % interval above 0 (over groups), or when the
+minutes are over. Minutes are those of training, the loader included and scoring not; on a CPU with as many threads as
+OMP_NUM_THREADS says.
 
 Writes the rows of this model and data in plots/time_to_beat.csv anew, a row a score. --as: what they are called there.
 """
@@ -14,6 +15,7 @@ Writes the rows of this model and data in plots/time_to_beat.csv anew, a row a s
 import argparse
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -84,9 +86,9 @@ def scores(model: str, shards: Path, *, minutes: float) -> Iterator[Row]:
     seconds, following = 0.0, 0
     for number in count():
         if number == following or seconds > 60 * minutes:
-            with fabric.autocast():  # as the weights of the encoder are then
-                table, _ = score_clips(net.eval(), card, held_back, evaluate, device=fabric.device)
-            net.train()
+            scored = deepcopy(step.eval_net)
+            scored.encoder.fuse(None)
+            table, _ = score_clips(scored, card, held_back, evaluate, device=fabric.device)
             ends = {"gain": "", "low": "_low", "high": "_high"}
             try:
                 gain = {name: table["model_over_constant_velocity"][f"{GAIN}{end}"]["1"] for name, end in ends.items()}

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from pipeline.evaluation.baselines import BASELINES
 from pipeline.experiments.runs import listed
 from pipeline.pages.cells import with_ends
 from pipeline.pages.fill import END, KINDS, fill
@@ -149,6 +150,37 @@ def test_tables_of_a_probe_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert shared in fill(marked("controls plots"))
     with pytest.raises(ValueError, match="table: probe plots extra -->: "):
         fill(marked("probe plots extra"))
+
+
+def test_a_table_of_regions_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    psnr = {"whole": 30, "moving": 18.25, "expected": 19, "outcome": 17.5}
+    rows = [
+        {"predictor": name, "region": region, "metric": "psnr", "horizon_step": k, "value": value - 2 * k - less}
+        for k in (1, 2)
+        for less, name in enumerate(("m", *BASELINES))
+        for region, value in psnr.items()
+    ]
+    rows += [row | {"metric": "ssim", "value": 0.5} for row in rows]
+    Path("plots/evaluate/m").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv("plots/evaluate/m/scores.csv", index=False)
+    page = fill(marked("regions plots m"))
+    assert "| predictor | whole | moving | expected | outcome |" in page
+    assert "| `m` | 28.00 | 16.25 | 17.00 | 15.50 |" in page
+    assert "| `copy_last` | 27.00 | 15.25 | 16.00 | 14.50 |" in page
+
+
+def test_a_table_of_the_time_to_beat_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One model gets above the baseline, at its last score; the other does not in its time."""
+    monkeypatch.chdir(tmp_path)
+    scores = {"steps": [0, 1200, 0, 10], "minutes": [0, 2.5, 0, 1.5], "gain": [-1, 0.5, -3, -2.5]}
+    ends = {"low": [-1.5, 0.25, -4, -3.5], "high": [0.5, 0.75, -2, -1.5]}
+    names = {"data": ["some"] * 4, "model": ["quick", "quick", "slow", "slow"]}
+    Path("plots").mkdir()
+    pd.DataFrame(names | scores | ends).to_csv("plots/time_to_beat.csv", index=False)
+    page = fill(marked("time_to_beat plots"))
+    assert "| some | `quick` | 2.5 | 1,200 | +0.50 [+0.25, +0.75] |" in page
+    assert "| some | `slow` | more than 1.5 | more than 10 | -2.50 [-3.50, -1.50] |" in page
 
 
 def test_a_step_without_a_value_leaves_its_cell_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

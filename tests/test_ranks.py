@@ -92,14 +92,15 @@ torch.distributed.destroy_process_group()
 REFUSED = """
 import json, os, sys
 from pathlib import Path
-from pipeline.training.devices import closing_ranks, make_fabric
+from pipeline.training.devices import closing_ranks, make_fabric, pick_compile
 from tests.support.training import hardware
 
 messages = []
 with closing_ranks():
     for changes in json.loads(sys.argv[2]):
         try:
-            make_fabric(hardware(**changes), height=32, width=32)
+            machine = hardware(**changes)
+            pick_compile(machine.compile, make_fabric(machine, height=32, width=32))
         except ValueError as error:
             messages.append(str(error))
 (Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(json.dumps(messages))

@@ -16,7 +16,7 @@ from pipeline.evaluation.metrics import nyquist_share
 from pipeline.images import warp
 from pipeline.nets.blocks import GROUPS, decoder_block, icnr_
 from pipeline.nets.encoder import Encoder, load_weights
-from pipeline.nets.flow import WindowMean, best_displacement, cost_volume, lucas_kanade, match, texture_filters
+from pipeline.nets.flow import WindowMean, best_displacement, cost_volume, lucas_kanade, matched_flow, texture_filters
 from pipeline.nets.ladder import Ladder
 from pipeline.nets.rollout import predict, predict_every_frame
 from pipeline.variants import lvln_warp
@@ -192,7 +192,7 @@ def matched(now: Tensor, before: Tensor, *, radius: int = 4) -> Tensor:
     load_weights(encoder, "random")
     with torch.no_grad():
         taps = [encoder(image)["conv1"] for image in (now, before)]
-        return match(now, before, cost_volume(*taps, radius=radius), texture_filters(), radius=radius)
+        return matched_flow(now, before, cost_volume(*taps, radius=radius), texture_filters(), radius=radius)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])

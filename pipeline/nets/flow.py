@@ -45,7 +45,7 @@ def texture_filters() -> Tensor:
     return filters - filters.mean((1, 2, 3), keepdim=True)
 
 
-def match(now: Tensor, before: Tensor, coarse: Tensor, filters: Tensor, *, radius: int) -> Tensor:
+def matched_flow(now: Tensor, before: Tensor, coarse: Tensor, filters: Tensor, *, radius: int) -> Tensor:
     """The flow b for which now(p) looks like before(p + b(p)), of images (N, 3, H, W) in [0, 1]: (N, 2, H, W).
 
     From coarse to fine, as in Sun et al., "PWC-Net" (2018), section 3, but with nothing that is learned: the best

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pipeline.images import warp
 from pipeline.nets.blocks import ConvGRU, Norm, decoder_block
 from pipeline.nets.encoder import Encoder
-from pipeline.nets.flow import cost_volume, lucas_kanade, match, texture_filters
+from pipeline.nets.flow import cost_volume, lucas_kanade, matched_flow, texture_filters
 from pipeline.nets.ladder import Encoded, Ladder, Rung, States
 from pipeline.settings import Count, Natural, section
 
@@ -117,7 +117,7 @@ class WarpLadder(Ladder):
         self.pair = nn.Conv2d(6, base // 4, 3, padding=1)
         if config.flow == "matching":
             self.register_buffer("textures", texture_filters(), persistent=False)
-        self.matches = list(matched)
+        self.matched = list(matched)
         places = (2 * config.cost_volume + 1) ** 2
         self.match = nn.ModuleDict({tap: nn.Conv2d(places, base, 3, padding=1) for tap in matched.values()})
         widths = [base // 4] + [base] * len(matched)
@@ -133,7 +133,7 @@ class WarpLadder(Ladder):
         pairs = zip(now[1:], before[1:], strict=True)
         volumes = [cost_volume(*pair, radius=self.config.cost_volume) for pair in pairs]
         inputs = {"C0": self.pair(torch.cat([now[0], before[0]], 1))}
-        for name, conv, volume in zip(self.matches, self.match.values(), volumes, strict=True):
+        for name, conv, volume in zip(self.matched, self.match.values(), volumes, strict=True):
             inputs[name] = conv(volume)
         memory = {
             name: (x, gru(gru.from_input(x), states[name][1] if states else None))
@@ -153,7 +153,7 @@ class WarpLadder(Ladder):
         else:
             before = states["last"][0].detach()
             if self.config.flow == "matching":
-                flow = match(now, before, volumes[0], self.textures, radius=self.config.cost_volume)
+                flow = matched_flow(now, before, volumes[0], self.textures, radius=self.config.cost_volume)
             else:
                 flow = lucas_kanade(now, before)
             left = (now - warp(before, flow)).abs().mean(1, keepdim=True)
@@ -162,11 +162,11 @@ class WarpLadder(Ladder):
 
     def hidden(self, states: States) -> list[Tensor]:
         """After those of C1 … C4: C0's, (B, width / 4, H, W), and those of the matched taps."""
-        return [*super().hidden(states), *(states[name][1] for name in ("C0", *self.matches))]
+        return [*super().hidden(states), *(states[name][1] for name in ("C0", *self.matched))]
 
     def features(self, encoded: Encoded, states: States) -> list[list[Tensor]]:
         lateral = super().features(encoded, states)
-        for level, name in enumerate(self.matches):  # of C1 and C2
+        for level, name in enumerate(self.matched):  # of C1 and C2
             lateral[level] += states[name]
         for level, conv in enumerate(self.shrunk):
             size = lateral[level][0].shape[2:]

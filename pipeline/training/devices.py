@@ -35,8 +35,6 @@ def make_fabric(config: HardwareConfig, *, height: int, width: int, loggers: Seq
             f"--nproc-per-node {config.devices}"
         )
     ddp = config.strategy == "ddp" or config.ranks > 1
-    if config.compile is True and ddp:
-        raise ValueError("hardware.compile: true does not go with ddp; set it to auto or false")
     fabric = Fabric(
         accelerator=device,
         devices=config.devices,
@@ -94,8 +92,12 @@ def pick_precision(name: str, device: str, *, smallest: int) -> str:
 
 
 def pick_compile(choice: Literal["auto", "graphs"] | bool, fabric: Fabric) -> Literal["graphs"] | bool:
-    """auto -> CUDA graphs (graphs.py) on a single GPU without ddp, False elsewhere. ValueError for graphs elsewhere."""
-    possible = fabric.device.type == "cuda" and not isinstance(fabric.strategy, DDPStrategy)
+    """auto -> CUDA graphs (graphs.py) on a single GPU without ddp, False elsewhere. ValueError for graphs elsewhere,
+    and for True with ddp."""
+    ddp = isinstance(fabric.strategy, DDPStrategy)
+    possible = fabric.device.type == "cuda" and not ddp
+    if choice is True and ddp:
+        raise ValueError("hardware.compile: true does not go with ddp; set it to auto or false")
     if choice == "graphs" and not possible:
         raise ValueError("hardware.compile: graphs needs a single GPU without ddp; set it to auto or false")
     if choice == "auto":

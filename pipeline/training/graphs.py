@@ -13,8 +13,8 @@ class GraphedLoss(nn.Module):
     """`loss`, a module from clips (and a mask) to losses, replayed; recorded anew for every shape of its inputs. For
     training alone: Step.evaluate calls `loss` itself."""
 
-    def __init__(self, loss: nn.Module, precision: torch.dtype | None):
-        """precision: of autocast, None for none."""
+    def __init__(self, loss: nn.Module, precision: torch.dtype):
+        """precision: of autocast; with float32 there is none."""
         super().__init__()
         self.loss, self.precision = loss, precision
         self._graphs: dict[tuple[torch.Size, ...], nn.Module] = {}
@@ -39,13 +39,13 @@ class GraphedLoss(nn.Module):
 
 
 class _Body(nn.Module):
-    def __init__(self, loss: nn.Module, precision: torch.dtype | None):
+    def __init__(self, loss: nn.Module, precision: torch.dtype):
         super().__init__()
         self.loss, self.precision = loss, precision
 
     def forward(self, *given: Tensor) -> Tensor:
         torch.clear_autocast_cache()  # what was cast in a trial is not part of the recording
-        with torch.autocast("cuda", dtype=self.precision, enabled=self.precision is not None):
+        with torch.autocast("cuda", dtype=self.precision, enabled=self.precision != torch.float32):
             losses = self.loss(*given)
         torch.clear_autocast_cache()
         return losses

@@ -92,10 +92,10 @@ class Step:
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         optimizer = OPTIMIZERS[config.optimizer.kind](trained, weight_decay=config.optimizer.weight_decay)
         fast = self.rollout_loss
+        precision = torch.bfloat16 if "bf16" in fabric.strategy.precision.precision else torch.float32
         self.compiled = pick_compile(compile, fabric)
         if self.compiled == "graphs":
-            in_bf16 = "bf16" in fabric.strategy.precision.precision
-            fast = GraphedLoss(self.rollout_loss, torch.bfloat16 if in_bf16 else None)
+            fast = GraphedLoss(self.rollout_loss, precision)
         elif self.compiled:
             # Else the backward is traced under the forward's autocast, and the float32 products of SSIM get gradients
             # in bf16. Global, since compilation is put off until the first call.
@@ -106,7 +106,7 @@ class Step:
             fast = torch.compile(self.rollout_loss, mode=mode, fullgraph=True, dynamic=False)
         self.model, self.optimizer = fabric.setup(fast, optimizer)
         # After the weights have arrived on the device.
-        net.encoder.fuse(torch.bfloat16 if "bf16" in fabric.strategy.precision.precision else torch.float32)
+        net.encoder.fuse(precision)
         self.mean = None  # of the weights, over time
         if config.optimizer.ema:
             self.mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.ema))
