@@ -221,12 +221,14 @@ def _executor(config: DecodeConfig) -> Iterator[Executor]:
                 yield pool
             except BrokenProcessPool as error:
                 raise RuntimeError(killed) from error
-            except (KeyboardInterrupt, GeneratorExit):  # the pool would wait for the shards that are being made
+            except BaseException:  # an error, Ctrl-C: the pool would wait for the shards that are being made
                 for worker in multiprocessing.active_children():
                     worker.terminate()
                 raise
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Waits for the pool's own thread. One that is still closing its pipes when the interpreter exits may
+                # be woken through them there, and a traceback follows the message.
+                pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(parent: int) -> None:
