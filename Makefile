@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The files of tests run side by side, one a core and 8 at most, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: repro experiments test test-all lint setup
 
@@ -16,10 +18,10 @@ experiments: setup
 	python -m stages.tables
 
 test: setup
-	python -m pytest
+	$(PYTEST)
 
 test-all: setup
-	python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: setup
 	ruff check .

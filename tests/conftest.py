@@ -1,5 +1,6 @@
 """Shared by all tests: small generated shards, real clips where they are, and no leaking random state."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ from tests.support.videos import ARCHERY, HANDSTAND
 
 REAL_CLIPS = ROOT.parent / "shared" / "data" / "ucf101-mini"
 REAL_WEIGHTS = REAL_CLIPS.parent / "weights" / "resnet18_imagenet_conv1_to_layer3.pth"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that none of them is waited for alone at the end: those with the most
+    slow tests."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

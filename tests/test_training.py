@@ -6,6 +6,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -126,6 +127,14 @@ def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path,
     assert f"from {tmp_path}/a/phase_2.pt" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def two_phases(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of a phase at 15 and one at 10 fps."""
+    folder = tmp_path_factory.mktemp("two_phases")
+    run(config(curriculum=curriculum((15, 1), (10, 1))), shards, folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changes", "machine", "reused"),
     [
@@ -139,13 +148,17 @@ def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path,
     ],
 )
 def test_finished_phases_serve_runs_that_share_all_that_matters(
-    shards: Path, tmp_path: Path, changes: dict, machine: dict, reused: bool, capsys: pytest.CaptureFixture
+    shards: Path,
+    tmp_path: Path,
+    two_phases: Path,
+    changes: dict,
+    machine: dict,
+    reused: bool,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """What a machine has cannot change a number: how many workers load, who decodes, how often the state is saved."""
-    phases = curriculum((15, 1), (10, 1))
-    run(config(curriculum=phases), shards, tmp_path)
-    capsys.readouterr()
-    run(config(curriculum=phases, **changes), shards, tmp_path, **machine)
+    shutil.copytree(two_phases, tmp_path, dirs_exist_ok=True)
+    run(config(curriculum=curriculum((15, 1), (10, 1)), **changes), shards, tmp_path, **machine)
     assert ("continuing at step" in capsys.readouterr().out) is reused
 
 
@@ -354,6 +367,14 @@ def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> N
     assert "no traceback written: " in done.stderr
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What a run gives that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start_training(shards, folder, {"a": {}}))
+    return results(folder / "a")
+
+
 @pytest.mark.parametrize(
     ("number", "workers", "seed"),
     [
@@ -365,13 +386,12 @@ def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> N
     ],
 )
 def test_a_killed_run_continues_to_the_same_bits(
-    shards: Path, tmp_path: Path, number: int, workers: int, seed: int
+    shards: Path, tmp_path: Path, undisturbed: list, number: int, workers: int, seed: int
 ) -> None:
-    """Killed for real: at random moments of an epoch, while it saves, and between the phases; the end is that of an
-    undisturbed run. The state is saved after every step, or by the clock now and then."""
+    """Killed for real: at random moments of an epoch, while it saves, and between the phases. The state is saved after
+    every step, or by the clock now and then."""
     rng = random.Random(seed)
     machine = {"workers": workers, "checkpoint_minutes": rng.choice([1e-9, 0.3 / 60])}
-    finish(start_training(shards, tmp_path, {"a": {}}, **machine))
     moments = ["phase_1.pt", *(rng.choice([STATE, "state.partial"]) for _ in range(2))]
     rng.shuffle(moments)
     killed = [
@@ -385,7 +405,7 @@ def test_a_killed_run_continues_to_the_same_bits(
     ]
     assert any(killed)
     assert "continuing at step" in finish(start_training(shards, tmp_path, {"b": {}}, **machine))
-    assert_equal(results(tmp_path / "b"), results(tmp_path / "a"))
+    assert_equal(results(tmp_path / "b"), undisturbed)
 
 
 def test_sigterm_saves_and_ends_promptly(shards: Path, tmp_path: Path) -> None:
