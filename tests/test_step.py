@@ -179,12 +179,13 @@ def test_compiled_gradients_of_the_loss_are_in_float32() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(("model", "precision"), [("one_frame", "32-true"), ("lvln", "bf16-mixed")])
-def test_compiled_steps_follow_the_same_curve(model: str, precision: str) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
+    """Of the model that compiles fastest; of all of them, that their loss is one graph: above."""
     curves = []
     for compiled in (False, True):
-        config = short(case(model, size="64x64", channels=4))
-        step = begin(make_net(model, config), config, precision=precision, compile=compiled)
+        config = short(case("one_frame", size="64x64", channels=4))
+        step = begin(make_net("one_frame", config), config, precision=precision, compile=compiled)
         assert step.compiled is compiled
         curves.append([step(clips(config, 2, seed=i), lr=LR, clips_of_all=2)[0].item() for i in range(6)])
         validated = step.evaluate(clips(config, 2, seed=99))
