@@ -263,24 +263,24 @@ def running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("send", "number", "seconds"),
+    ("send", "number"),
     [
-        pytest.param(os.kill, signal.SIGKILL, 5, id="main killed"),
-        pytest.param(os.killpg, signal.SIGINT, 5, id="Ctrl-C"),
-        pytest.param(os.kill, signal.SIGINT, 20, id="main interrupted", marks=pytest.mark.slow),
+        pytest.param(os.kill, signal.SIGKILL, id="main killed"),
+        pytest.param(os.killpg, signal.SIGINT, id="Ctrl-C"),
+        pytest.param(os.kill, signal.SIGINT, id="main interrupted", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_left_running(
-    project: Path, undisturbed: Reference, send: Callable[[int, int], None], number: int, seconds: int
+    project: Path, undisturbed: Reference, send: Callable[[int, int], None], number: int
 ) -> None:
     with started(project, **undisturbed.slow) as process:
         wait_for(lambda: receipts(project) and workers_of(process), "the first shard")
         others = family(process)
         assert len(others) >= 3
         send(process.pid, number)
-        _, there = psutil.wait_procs(others, timeout=seconds)
+        _, there = psutil.wait_procs(others, timeout=20)
         assert not running(there)
-        _, stderr = process.communicate(timeout=seconds)
+        _, stderr = process.communicate(timeout=20)
         assert process.returncode != 0
         assert len(receipts(project)) < SHARDS, stderr
         if number == signal.SIGINT:

@@ -420,7 +420,7 @@ def test_sigterm_saves_and_ends_promptly(shards: Path, tmp_path: Path) -> None:
     begun = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=30)
-    assert time.monotonic() - begun < 10  # a step, a save and the end of the interpreter, on a busy machine
+    assert time.monotonic() - begun < 20  # a step, a save and the end of the interpreter, on a busy machine
     assert process.returncode == 128 + signal.SIGTERM
     assert torch.load(state)["progress"]["step"] > 0
 

@@ -148,7 +148,7 @@ def results(folder: Path) -> list[Any]:
 def finish(process: subprocess.Popen, *, fails: bool = False) -> str:
     """What was printed, once the process has ended."""
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=240)
     finally:
         kill(process)
     assert (process.returncode != 0) == fails, output
