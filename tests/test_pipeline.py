@@ -147,7 +147,7 @@ CHANGED = [
 ]
 
 
-def change(folder: Path, values: dict[str, object]) -> None:
+def set_params(folder: Path, values: dict[str, object]) -> None:
     from dvc.utils.serialize import modify_yaml
 
     with modify_yaml(str(folder / "params.yaml")) as tree:
@@ -161,12 +161,12 @@ def change(folder: Path, values: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(("key", "value", "expected"), CHANGED)
 def test_a_changed_param_makes_its_own_stages_stale(edited: Path, key: str, value: object, expected: set[str]) -> None:
-    change(edited, {key: value})
+    set_params(edited, {key: value})
     assert stale(edited) == expected
 
 
 def test_params_diff_names_every_change(edited: Path) -> None:
-    change(edited, {key: value for key, value, _ in CHANGED})
+    set_params(edited, {key: value for key, value, _ in CHANGED})
     shown = json.loads(call(edited, "dvc", "params", "diff", "--json"))["params.yaml"]
     assert len(shown) == len(CHANGED)
     for key, *_ in CHANGED:
