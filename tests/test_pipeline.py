@@ -168,9 +168,7 @@ def test_a_changed_param_makes_its_own_stages_stale(edited: Path, key: str, valu
 def test_params_diff_names_every_change(edited: Path) -> None:
     set_params(edited, {key: value for key, value, _ in CHANGED})
     shown = json.loads(call(edited, "dvc", "params", "diff", "--json"))["params.yaml"]
-    assert len(shown) == len(CHANGED)
-    for key, *_ in CHANGED:
-        assert key in shown or key.rsplit(".", 2)[0] in shown  # a list is shown whole
+    assert set(shown) == {key.partition(".1.")[0] for key, *_ in CHANGED}  # a list is shown whole
 
 
 @pytest.mark.parametrize(
@@ -206,11 +204,9 @@ def extended(restored: Path, request: pytest.FixtureRequest):
 
 @pytest.mark.parametrize("extended", ["A model"], indirect=True)
 def test_a_new_model_is_a_file_and_a_section(extended: Path) -> None:
-    from dvc.utils.serialize import modify_yaml
-
-    with modify_yaml(str(extended / "params.yaml")) as tree:  # as small as the preset's
-        small = ("net", "height", "width", "clips", "curriculum", "optimizer", "early_stopping")
-        tree["train"]["no_location"] |= {key: tree["train"]["lvln"][key] for key in small}
+    lvln = read_yaml(extended / "params.yaml")["train"]["lvln"]
+    small = ("net", "height", "width", "clips", "curriculum", "optimizer", "early_stopping")  # as the preset has them
+    set_params(extended, {f"train.no_location.{key}": lvln[key] for key in small})
     assert stale(extended) == {"train@no_location", "evaluate@no_location"}
     assert "every section is valid" in call(extended, "python", "-m", "stages.check")
     output = call(extended, "dvc", "repro", "evaluate@no_location")

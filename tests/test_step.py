@@ -33,7 +33,7 @@ def case(model: str, *, size: str = "32x64", channels: int = 8) -> TrainConfig:
 def short(config: TrainConfig) -> TrainConfig:
     """With the fewest frames in which a network begins, goes on, and is fed a prediction: compiling takes as long as
     the rollout is."""
-    return replace(config, context=2, horizon=2 if config.horizon > 1 else 1)
+    return replace(config, context=2, horizon=min(2, config.horizon))
 
 
 def begin(net: Ladder, config: TrainConfig, *, precision: str = "32-true", compile: bool | str = False) -> Step:
@@ -181,7 +181,7 @@ def test_compiled_gradients_of_the_loss_are_in_float32() -> None:
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
-    """Of the model that compiles fastest; of all of them, that their loss is one graph: above."""
+    """For the model that compiles fastest. That the loss of every model is one graph is tested above."""
     curves = []
     for compiled in (False, True):
         config = short(case("one_frame", size="64x64", channels=4))

@@ -127,11 +127,14 @@ def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path,
     assert f"from {tmp_path}/a/phase_2.pt" in capsys.readouterr().out
 
 
+TWO_PHASES = curriculum((15, 1), (10, 1))
+
+
 @pytest.fixture(scope="module")
 def two_phases(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of a phase at 15 and one at 10 fps."""
+    """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("two_phases")
-    run(config(curriculum=curriculum((15, 1), (10, 1))), shards, folder)
+    run(config(curriculum=TWO_PHASES), shards, folder)
     return folder
 
 
@@ -158,7 +161,7 @@ def test_finished_phases_serve_runs_that_share_all_that_matters(
 ) -> None:
     """What a machine has cannot change a number: how many workers load, who decodes, how often the state is saved."""
     shutil.copytree(two_phases, tmp_path, dirs_exist_ok=True)
-    run(config(curriculum=curriculum((15, 1), (10, 1)), **changes), shards, tmp_path, **machine)
+    run(config(curriculum=TWO_PHASES, **changes), shards, tmp_path, **machine)
     assert ("continuing at step" in capsys.readouterr().out) is reused
 
 
