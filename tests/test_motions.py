@@ -8,8 +8,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.stats import ks_2samp, kstest
 
-from pipeline.datasets import motions
-from pipeline.datasets.motions import ANGLE, CLASSES, OCTAVE, PERIODS, SPEEDS, MotionsConfig, X, Y
+from pipeline.datasets import motions, sprites
+from pipeline.datasets.motions import CLASSES, MotionsConfig
+from pipeline.datasets.sprites import ANGLE, OCTAVE, PERIODS, SPEEDS, X, Y
 from pipeline.settings import ParamsError, from_dict
 from tests.support.decode import stand_in
 from tests.support.videos import files
@@ -38,7 +39,7 @@ def test_layout_is_ucf101s(folder):
 @pytest.mark.parametrize("groups", [22, 25])
 def test_lists_are_official_and_hold_groups_together(tmp_path, groups):
     names = [(name, group, clip) for name in CLASSES for group in range(1, groups + 1) for clip in (1, 2)]
-    motions.write_lists(names, tmp_path)
+    sprites.write_lists(CLASSES, names, tmp_path)
 
     def lines(name):
         text = (tmp_path / name).read_bytes().decode()
@@ -64,7 +65,7 @@ def test_bytes_depend_on_the_seed_only(folder, tmp_path):
     assert files(tmp_path / "one") == files(folder)
     other = SimpleNamespace(**vars(SMALL) | {"seed": 4})
     (tmp_path / "ZoomIn").mkdir()
-    motions.write_video(other, tmp_path, ("ZoomIn", 1, 1))
+    sprites.write_video(other, motions.render, tmp_path, ("ZoomIn", 1, 1))
     video = "ZoomIn/v_ZoomIn_g01_c01.avi"
     assert (tmp_path / video).read_bytes() != (folder / "UCF-101" / video).read_bytes()
 
@@ -91,7 +92,7 @@ def test_a_failed_encoding_names_the_file_and_leaves_nothing(tmp_path, monkeypat
     for name, value in stand_in(tmp_path / "ffmpeg", fails).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match=r"v_ZoomIn_g01_c01\.avi.*no room"):
-        motions.write_video(SMALL, tmp_path / "out", ("ZoomIn", 1, 1))
+        sprites.write_video(SMALL, motions.render, tmp_path / "out", ("ZoomIn", 1, 1))
     assert list((tmp_path / "out" / "ZoomIn").iterdir()) == []
 
 
