@@ -5,7 +5,7 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.datasets import circles, folder, motions, own_table, ucf101
+from pipeline.datasets import circles, folder, motions, orders, own_table, ucf101
 from pipeline.datasets.table import write_table
 from pipeline.settings import section
 
@@ -14,8 +14,9 @@ from pipeline.settings import section
 class SourceConfig:
     """Section `source`; only the subsection of its kind is used."""
 
-    kind: Literal["motions", "circles", "folder", "table", "ucf101"]
+    kind: Literal["motions", "orders", "circles", "folder", "table", "ucf101"]
     motions: motions.MotionsConfig
+    orders: orders.OrdersConfig
     circles: circles.CirclesConfig
     folder: folder.FolderConfig
     table: own_table.TableConfig
@@ -37,6 +38,8 @@ def fetch(config: SourceConfig, raw: Path, *, downloads: Path) -> pd.DataFrame:
     match config.kind:
         case "motions":
             table = motions.make_table(config.motions, raw)
+        case "orders":
+            table = orders.make_table(config.orders, raw)
         case "circles":
             table = circles.make_table(config.circles, raw)
         case "folder":
