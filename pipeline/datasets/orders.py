@@ -1,5 +1,4 @@
-"""The generated data set "orders": small real videos in UCF101's layout whose classes differ only by the order of what
-happens.
+"""The generated data set "orders": small real videos in UCF101's layout whose classes differ only by order.
 
 A textured sprite over a still background (sprites.py) makes five movements in turn, over and over: Slide (right and
 back), Lift (up and back), Turn (clockwise and back), Zoom (larger and back) and Rest, which is none. A class is a
@@ -10,8 +9,9 @@ cyclic order of the five. A video is exactly one cycle, from a frame of it that 
 
 Nothing but the order of many frames tells the class:
 
-- Background, sprite, start, speeds and the first frame are drawn without the class. The eight videos of a group and
-  clip visit the same states, each as often, so their frames in no order are the same frames.
+- Background, sprite, start, speeds and the place in the cycle where a video begins are drawn without the class. The
+  eight videos of a group and clip visit the same states, each as often: before they are encoded, their frames in no
+  order are the same frames.
 - Every position in the cycle is equally likely at every frame of a video, in every class. So is every pair of frames
   that are a given time apart; and of two frames at most three apart, as neighbours at 10 fps are, no more than one is
   away from the start, unless both belong to one movement. Which movement comes next is not in such a pair: in every
