@@ -94,7 +94,8 @@ class Ladder(nn.Module):
         self.head = head
 
     def tap(self, frames: Tensor) -> dict[str, Tensor]:
-        """Frames (N, 3, H, W) -> the inputs of the rungs by name, and layer3."""
+        """Frames (N, 3, H, W) -> the encoder's taps by name, and what else `project` needs. No weight that is trained
+        takes part, so that networks around the same encoder can share them."""
         return self.encoder(frames)
 
     def project(self, taps: dict[str, Tensor]) -> Encoded:
@@ -107,8 +108,9 @@ class Ladder(nn.Module):
         through it in one batch."""
         return self.project(self.tap(frames))
 
-    def observe(self, encoded: Encoded, states: States | None = None) -> States:
-        """Feeds one encoded frame; states None: nothing seen yet. Returns the new hidden states."""
+    def observe(self, encoded: Encoded, states: States | None = None, *, decoding: bool = True) -> States:
+        """Feeds one encoded frame; states None: nothing seen yet. Returns the new hidden states. decoding: with what a
+        variant works out for its decoder alone; without it, `decode` cannot be called."""
         levels = zip(LEVELS, self.lateral, self.taps, strict=True)
         return {level: block(encoded[tap][1:], states[level] if states else None) for level, block, tap in levels}
 

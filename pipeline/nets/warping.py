@@ -126,7 +126,7 @@ class WarpLadder(Ladder):
     def tap(self, frames: Tensor) -> dict[str, Tensor]:
         return self.encoder(frames) | {"frame": frames}
 
-    def observe(self, encoded: Encoded, states: States | None = None) -> States:
+    def observe(self, encoded: Encoded, states: States | None = None, *, decoding: bool = True) -> States:
         # Where to look for a match, and what flow is observed, is no matter of gradients.
         now = (encoded["frame"][0], *(encoded[tap][0].detach() for tap in self.match))
         before = states["last"] if states else now
@@ -139,7 +139,7 @@ class WarpLadder(Ladder):
             name: (x, gru(gru.from_input(x), states[name][1] if states else None))
             for gru, (name, x) in zip(self.recent, inputs.items(), strict=True)
         }
-        motion = self.motion(now[0].detach(), volumes, states)
+        motion = self.motion(now[0].detach(), volumes, states) if decoding else ()
         return {**super().observe(encoded, states), **memory, "motion": motion, "last": now}
 
     def motion(self, now: Tensor, volumes: list[Tensor], states: States | None) -> tuple[Tensor, ...]:

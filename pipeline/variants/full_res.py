@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.nets.blocks import decoder_block
 from pipeline.nets.encoder import Encoder
-from pipeline.nets.ladder import Ladder, Rung
+from pipeline.nets.ladder import Encoded, Ladder, Rung
 from pipeline.settings import section
 
 STEM_CHANNELS = 64
@@ -42,7 +42,10 @@ class FullRes(Ladder):
         self.stem = nn.Conv2d(3, STEM_CHANNELS, 7, padding=3)
 
     def tap(self, frames: Tensor) -> dict[str, Tensor]:
-        return self.encoder(frames) | {"stem": self.stem(self.encoder.normalise(frames))}
+        return self.encoder(frames) | {"frame": frames}
+
+    def project(self, taps: dict[str, Tensor]) -> Encoded:
+        return super().project(taps | {"stem": self.stem(self.encoder.normalise(taps["frame"]))})
 
 
 def build(config: Config, encoder: Encoder, *, height: int, width: int) -> FullRes:
