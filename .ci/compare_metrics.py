@@ -70,7 +70,7 @@ def allowed(file: str, row: dict[str, str], column: str) -> float:
     if table == "confusion.csv":
         return CLASS
     if table in ("accuracy.csv", "controls.csv"):
-        if row["control"] == "chance" and row["metric"] != "gain":
+        if row["control"] == "chance" and not row["metric"].endswith("gain"):
             return 0
         return SPREAD if column == "spread" else ACCURACY
     name = row["name"]

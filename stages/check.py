@@ -11,7 +11,7 @@ from pipeline.evaluation.score import EvaluateConfig
 from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import variant
 from pipeline.probe.classifier import ProbeConfig
-from pipeline.probe.features.states import FeaturesConfig, check_tokens
+from pipeline.probe.features.conditions import FeaturesConfig, token_grid
 from pipeline.settings import ParamsError, from_dict, read_params
 from pipeline.training.config import TrainConfig, check_ranks
 from stages.entry import run
@@ -58,7 +58,7 @@ def check(tree: dict[str, object], *, source: str) -> None:
     if features.model not in trained:
         raise ParamsError(f"{source}: features.model: {features.model!r} is not allowed; allowed: {', '.join(trained)}")
     of = trained[features.model]
-    check_tokens(features.token_stride, height=of.height, width=of.width)
+    token_grid(features.token_stride, height=of.height, width=of.width)
 
 
 def main() -> None:

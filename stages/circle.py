@@ -7,7 +7,7 @@ from shutil import rmtree
 from pipeline.datasets.source import SourceConfig
 from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.figures import filter_sheet, prediction_sheet
-from pipeline.experiments.circle import error_rows, make_shards, run_circle, summarise
+from pipeline.experiments.circle import circle_shards, error_rows, run_circle, summarise
 from pipeline.experiments.runs import read_circle
 from pipeline.experiments.settings import load_experiment
 from pipeline.experiments.trial import every_seed
@@ -20,7 +20,7 @@ def main() -> None:
     model = matrix_item("circle", read_params()["train"])
     experiment, folder = load_experiment(read_circle(model)), Path("runs/experiments", f"circle_{model}")
     source = load_section("source", SourceConfig)
-    shards = make_shards(source, load_section("decode", DecodeConfig), folder / "data")
+    shards = circle_shards(source, load_section("decode", DecodeConfig), folder / "data")
     trial = partial(run_circle, experiment=experiment, shards=shards, run=folder)
     trials = every_seed(trial, experiment)
     plots = Path("plots/circle", model)

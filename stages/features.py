@@ -1,29 +1,31 @@
-"""Stage features: clips of every video through a frozen model, under one condition -> its hidden states."""
+"""Stage features: clips of every video through a frozen model, and through its controls -> features of each."""
 
 import math
 from pathlib import Path
 
 from pipeline.hardware import stage_device
-from pipeline.probe.features.extract import extract_condition
-from pipeline.probe.features.states import CONDITIONS, FeaturesConfig
+from pipeline.probe.features.conditions import FeaturesConfig
+from pipeline.probe.features.extract import extract_features, load_probed
 from pipeline.settings import load_section
-from stages.entry import matrix_item, run
+from stages.entry import run
 
 
 def main() -> None:
-    condition = matrix_item("features", CONDITIONS)
     config = load_section("features", FeaturesConfig)
-    shapes, videos = extract_condition(
+    net, card, digest = load_probed(config, Path("models"))
+    shapes, videos = extract_features(
         config,
-        condition,
-        models=Path("models"),
+        net,
+        card,
+        model_sha256=digest,
         shards=Path("data/shards", str(config.fps)),
-        out=Path("data/features", condition),
-        work=Path("runs", f"features_{condition}"),
+        out=Path("data/features"),
+        work=Path("runs/features"),
         device=stage_device(),
     )
-    dimensions = ", ".join(f"{name} {math.prod(shape):,}" for name, shape in shapes.items())
-    print(f"{condition}: {config.clips} clips of each of {videos} videos; dimensions: {dimensions}")
+    print(f"{config.clips} clips of each of {videos} videos; dimensions:")
+    for name, shape in shapes.items():
+        print(f"  {name}: {math.prod(shape):,}")
 
 
 if __name__ == "__main__":

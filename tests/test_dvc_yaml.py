@@ -115,8 +115,8 @@ ROOMS = {  # of pipeline/: the rooms that each may import, beside the files on t
     "evaluation": ("training", "nets", "clips"),
     "probe": ("evaluation", "training", "nets", "clips"),
     "predict": ("training", "nets", "clips", "decode"),
-    "experiments": ("evaluation", "training", "nets", "clips", "decode", "datasets"),
-    "pages": ("experiments", "probe", "evaluation"),
+    "experiments": ("probe", "evaluation", "training", "nets", "clips", "decode", "datasets"),
+    "pages": ("experiments", "probe", "evaluation", "training", "nets", "clips", "decode", "datasets"),
 }
 
 

@@ -19,9 +19,10 @@ import yaml
 from pipeline.clips.shards import RATES
 from pipeline.evaluation.score import EvaluateConfig, score_clips
 from pipeline.experiments import circle, trial
-from pipeline.experiments.runs import Run, listed, read_circle, read_run
+from pipeline.experiments.runs import Run, listed, read_circle, read_pretraining, read_run
 from pipeline.experiments.settings import Experiment, load_experiment, with_looks
 from pipeline.pages import experiments
+from pipeline.probe.features.conditions import FeaturesConfig
 from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.interruption import stop_requests
@@ -159,9 +160,42 @@ def test_base_lies_under_the_runs_own_changes(tmp_path: Path) -> None:
     assert (len(experiment.train.curriculum), experiment.seeds) == (3, (3,))
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "pretraining.a: 3 is not allowed; allowed: a mapping"),
+        ({"b": {}}, "pretraining.a is missing; there are b"),
+        (
+            {"a": {"model": "lvln", "train": {}, "features": {}}},
+            "pretraining.a.source: missing; allowed: one of 'orders' or null",
+        ),
+        ({"a": {"model": "lvln", "train": 3, "features": {}, "source": None}}, "pretraining.a.train: 3 is not allowed"),
+    ],
+)
+def test_bad_pretraining_is_refused(entry: dict, message: str, tmp_path: Path) -> None:
+    file = written(tmp_path, pretraining=entry or {"a": 3})
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        read_pretraining("a", file=file)
+
+
+def test_pretraining_reads_as_the_pipeline_trains() -> None:
+    """Every entry's settings are valid; lvln and one_frame train with those of params.yaml, but for early stopping."""
+    tree = yaml.safe_load(Path(PARAMS).read_text())
+    for name in yaml.safe_load(Path(FILE).read_text())["pretraining"]:
+        run, source, changes = read_pretraining(name, file=FILE)
+        experiment = load_experiment(run, params=PARAMS)
+        from_dict(tree["features"] | changes, FeaturesConfig, where="features")
+        if name in ("lvln", "one_frame"):
+            own = from_dict(tree["train"][name], TrainConfig, where="")
+            stopping = replace(own.early_stopping, patience=0)
+            assert experiment.train == replace(own, early_stopping=stopping)
+            assert (source, changes) == (None, {"choices": ["pooled", "attentive"]})
+
+
 def written(folder: Path, **parts: object) -> str:
     file = folder / "runs.yaml"
-    file.write_text(yaml.safe_dump({"seeds": [0], "runs": {"lvln": {"b": {}}}, "circle": {"lvln": {}}, **parts}))
+    tree = {"seeds": [0], "runs": {"lvln": {"b": {}}}, "circle": {"lvln": {}}, "pretraining": {}}
+    file.write_text(yaml.safe_dump(tree | parts))
     return str(file)
 
 
@@ -350,9 +384,12 @@ def test_the_stages_as_dvc_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "seeds": [0, 1],
         "runs": {"one_frame": {"base": {"looks": 3, **own}, "report": {}, "icnr": {"net": {"upsample": "icnr"}}}},
         "circle": {"one_frame": {"clips": {"fraction": 1.0}, **own}},
+        "pretraining": {
+            "one_frame": {"model": "one_frame", "source": "orders", "train": own, "features": {"clips": 1, "frames": 0}}
+        },
     }
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
-    targets = [f"experiments/dvc.yaml:{stage}@one_frame" for stage in ("experiment", "circle")]
+    targets = [f"experiments/dvc.yaml:{stage}@one_frame" for stage in ("experiment", "circle", "pretraining")]
     first = tmp_path / "runs/experiments/one_frame/report.json"
 
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
@@ -376,6 +413,16 @@ def test_the_stages_as_dvc_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = pd.read_csv(plots / "looks" / "icnr.csv")
     assert list(rows["seed"]) == [0] * 4 + [1] * 4  # before training, and three looks
     assert (tmp_path / "plots/circle/one_frame/filter.png").stat().st_size > 10_000
+    looks = pd.read_csv(tmp_path / "plots/pretraining/one_frame/steps.csv")
+    followed = looks[looks["control"] == "probe"]
+    assert followed["step"].tolist() == sorted(followed["step"])
+    assert len(followed) == 3  # before training, and where the two phases end
+    accuracy = pd.read_csv(tmp_path / "plots/pretraining/one_frame/accuracy.csv").set_index(
+        ["features", "metric", "control"]
+    )["value"]
+    assert followed["value"].tolist()[::2] == [accuracy["attentive", "top1", name] for name in ("untrained", "probe")]
+    gain = accuracy["pooled", "top1", "probe"] - accuracy["memoryless", "top1", "flow"]
+    assert accuracy["pooled", "gain", "flow"] == pytest.approx(gain, abs=1e-5)
     assert sorted(file.name for file in first.parent.iterdir()) == ["icnr.json", "report.json"]
     assert not ran(call(tmp_path, "dvc", "repro", *targets))
 

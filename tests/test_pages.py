@@ -14,7 +14,6 @@ from pipeline.evaluation.baselines import BASELINES
 from pipeline.experiments.runs import listed
 from pipeline.pages.cells import with_ends
 from pipeline.pages.fill import END, KINDS, fill
-from pipeline.probe.samples import CHOICES
 from tests.support.committed import of_committed_figures
 from tests.support.import_closure import ROOT
 
@@ -45,8 +44,10 @@ def test_links_and_names_lead_somewhere(page: Path) -> None:
         file = (page.parent / target).resolve() if target else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
-    for name in [*NAMED.findall(text), *re.findall(r'<img src="([^"]+)"', text)]:
+    for name in NAMED.findall(text):
         assert (ROOT / name).exists(), name
+    for name in re.findall(r'<img src="([^"]+)"', text):
+        assert (page.parent / name).exists(), name
 
 
 def test_the_readme_is_short() -> None:
@@ -128,28 +129,61 @@ def test_tables_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "| lvln.overfit_5 | 1,500.00 | 3.00 | 1.25 |" in page
 
 
-def test_tables_of_a_probe_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an interval that is absent, as where there are too few groups."""
-    monkeypatch.chdir(tmp_path)
-    row = {"features": "x", "value": 0.5, "low": 0.25, "high": 0.625, "spread": 0.125}
+OWN = ("untrained", "still", "shuffled")
+SHARED = ("encoder", "flow", "flow_pair", "encoder_flow", "chance")
+
+
+def probed(features: str) -> list[dict[str, object]]:
+    """Rows of an accuracy.csv, with an interval that is absent, as where there are too few groups."""
+    row = {"features": features, "value": 0.5, "low": 0.25, "high": 0.625, "spread": 0.125}
     without = row | {"value": 0.125, "low": None, "high": None, "spread": 0.0}
     gain = row | {"metric": "gain", "value": -0.25, "low": -0.5, "high": 0.125, "spread": None}
     rows = [row | {"control": "probe", "metric": "top1"}, without | {"control": "probe", "metric": "top5"}]
-    rows += [without | {"control": name, "metric": "top1"} for name in ("untrained", "still", "shuffled")]
-    rows += [gain | {"control": name} for name in ("encoder", "untrained", "still", "shuffled", "chance")]
-    for choice in CHOICES:
+    rows += [row | {"control": "probe", "metric": "nearest", "value": 0.75, "spread": 0.0}]
+    rows += [without | {"control": name, "metric": metric} for name in OWN for metric in ("top1", "nearest")]
+    return rows + [gain | {"control": name} for name in (*OWN, *SHARED)]
+
+
+def test_tables_of_a_probe_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for choice in ("deepest", "pooled"):  # a choice that was not probed has no row
         folder = Path("plots/probe", choice)
         folder.mkdir(parents=True)
-        pd.DataFrame(rows).to_csv(folder / "accuracy.csv", index=False)
+        pd.DataFrame(probed(choice)).to_csv(folder / "accuracy.csv", index=False)
         (folder / "facts.csv").write_text("name,value\ndimensions,1272\nclips,4\n")
     page = fill(f"{marked('probe plots')}\n{marked('probe_gains plots')}")
-    assert "| `pooled` | 1,272 | 50.0 ± 12.5 [25.0, 62.5] | 12.5 ± 0.0 | 12.5 ± 0.0 | 12.5 ± 0.0 |" in page
-    assert f"| `deepest` |{' -25.0 [-50.0, +12.5] |' * 5}" in page
-    Path("plots/controls.csv").write_text(pd.DataFrame(rows[:1]).to_csv(index=False))
-    shared = "|  | probe |\n|---|---|\n| top-1 (%) | 50.0 ± 12.5 [25.0, 62.5] |"
+    neighbour = "75.0 ± 0.0 [25.0, 62.5] | 12.5 ± 0.0"
+    assert f"| `pooled` | 1,272 | 50.0 ± 12.5 [25.0, 62.5] |{' 12.5 ± 0.0 |' * 3} {neighbour} |" in page
+    assert f"| `deepest` |{' -25.0 [-50.0, +12.5] |' * 8}" in page
+    assert "attentive" not in page
+    rows = [row for row in probed("memoryless") if row["control"] == "probe"]
+    Path("plots/controls.csv").write_text(pd.DataFrame(rows).to_csv(index=False))
+    shared = "| `probe` | 50.0 ± 12.5 [25.0, 62.5] | 75.0 ± 0.0 [25.0, 62.5] |"
     assert shared in fill(marked("controls plots"))
     with pytest.raises(ValueError, match="table: probe plots extra -->: "):
         fill(marked("probe plots extra"))
+
+
+def test_tables_of_a_pretraining_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("plots/pretraining/m")
+    folder.mkdir(parents=True)
+    row = {"features": "memoryless", "metric": "top1", "value": 0.25, "low": None, "high": None, "spread": 0.0}
+    rows = [*probed("attentive"), *(row | {"control": name} for name in SHARED)]
+    pd.DataFrame(rows).to_csv(folder / "accuracy.csv", index=False)
+    looks = [
+        {"step": step, "control": "probe", "value": step / 80, **dict.fromkeys(("low", "high", "spread"), 0.5)}
+        for step in (0, 56)
+    ]
+    pd.DataFrame([*looks, looks[0] | {"control": "flow"}]).to_csv(folder / "steps.csv", index=False)
+    page = fill("\n".join(map(marked, ("pretraining m", "pretraining_gains m", "steps m"))))
+    gain = "-25.0 [-50.0, +12.5]"
+    neighbour = "75.0 ± 0.0 [25.0, 62.5] | 12.5 ± 0.0"
+    assert f"| m | `attentive` | 50.0 ± 12.5 [25.0, 62.5] | 12.5 ± 0.0 | {gain} | {neighbour} |" in page
+    assert f"| `flow` | 25.0 ± 0.0 | {gain} |" in page
+    assert f"| `still` | 12.5 ± 0.0 | {gain} |" in page
+    assert "| steps of training | 0 | 56 |" in page
+    assert "| top-1 (%) | 0.0 ± 50.0 [50.0, 50.0] | 70.0 ± 50.0 [50.0, 50.0] |" in page
 
 
 def test_a_table_of_regions_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

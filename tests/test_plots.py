@@ -121,7 +121,7 @@ def test_the_page_says_what_each_part_is_for() -> None:
         "plots_evaluate_lvln_predictions_gif": "^plots_evaluate_.*predictions",
         "plots_evaluate_lvln_gains_csv": "^plots_evaluate_",
         "plots_controls_csv": "^plots_(probe|controls)",
-        "grid": "^plots_(circle|model_probe)|^(grid|motion)$",
+        "grid": "^plots_(circle|pretraining)|^(grid|motion)$",
         "plots_decode_csv": "",
     }
     assert [next(place for place in places if re.search(place, name)) for name in where] == list(where.values())

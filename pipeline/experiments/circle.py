@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipeline.clips.batches import as_images
 from pipeline.clips.clips import Clips
-from pipeline.clips.shards import RATES, open_videos
+from pipeline.clips.shards import open_videos
 from pipeline.datasets.circles import VALIDATION_GROUPS
-from pipeline.datasets.source import SourceConfig, fetch
-from pipeline.decode.dataset import decode_dataset
+from pipeline.datasets.source import SourceConfig
 from pipeline.decode.plan import DecodeConfig
 from pipeline.evaluation.predictions import Pictures
 from pipeline.evaluation.tables import tidy
 from pipeline.experiments.circle_errors import centre_errors
+from pipeline.experiments.data import make_shards
 from pipeline.experiments.filters import Filter, compare
 from pipeline.experiments.settings import Experiment
 from pipeline.experiments.trial import over_trials, start
@@ -42,13 +42,10 @@ class CircleTrial:
     seen: tuple[Tensor, Tensor, Tensor]
 
 
-def make_shards(source: SourceConfig, decode: DecodeConfig, folder: Path) -> dict[int, Path]:
-    """The circle's videos as shards at every rate, in a folder that is made; what the stages fetch and decode do, with
-    the circle's own split."""
-    raw, work = folder / "raw", folder / "shards"
-    fetch(replace(source, kind="circles"), raw, downloads=folder)
-    decode_dataset(raw, replace(decode, split=1, validation_groups=tuple(VALIDATION_GROUPS)), work=work)
-    return {rate: work / str(rate) for rate in RATES}
+def circle_shards(source: SourceConfig, decode: DecodeConfig, folder: Path) -> dict[int, Path]:
+    """`make_shards` of the circle's videos, with its own split."""
+    own = replace(decode, split=1, validation_groups=tuple(VALIDATION_GROUPS))
+    return make_shards(replace(source, kind="circles"), own, folder)
 
 
 def run_circle(seed: int, *, experiment: Experiment, shards: Mapping[int, Path], run: Path) -> CircleTrial:

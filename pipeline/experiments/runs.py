@@ -7,12 +7,23 @@ Mappings are merged, anything else is replaced, as `dvc exp run -S` does, so tha
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.settings import Count, Natural, ParamsError, from_dict, overlay, read_yaml
+from pipeline.settings import Count, Natural, ParamsError, from_dict, overlay, read_yaml, section
 
 RUNS = "experiments/runs.yaml"
 BASE, LOOKS = "base", "looks"
+
+
+@section
+class PretrainingEntry:
+    """An entry of `pretraining`: changes to train.<model> and to section features, and source.kind, if it
+    is another."""
+
+    model: str
+    train: dict
+    features: dict
+    source: Literal["orders"] | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,16 @@ def read_circle(model: str, *, file: str = RUNS) -> Run:
     return _run(model, "circle", {}, tree["circle"][model], seeds, file)
 
 
+def read_pretraining(name: str, *, file: str = RUNS) -> tuple[Run, str | None, dict[str, Any]]:
+    """What a model is pretrained with to be probed; the kind of a data set of its own, or None; and its changes to
+    section features. ParamsError when there is none of that name."""
+    tree, seeds = _read(file)
+    if name not in tree["pretraining"]:
+        raise ParamsError(f"{file}: pretraining.{name} is missing; there are {', '.join(tree['pretraining'])}")
+    entry = from_dict(tree["pretraining"][name], PretrainingEntry, where=f"pretraining.{name}", source=file)
+    return _run(entry.model, name, {}, entry.train, seeds, file), entry.source, entry.features
+
+
 def listed(*, file: str = RUNS) -> list[tuple[str, str]]:
     """(model, name) of every run, in the file's order."""
     tree, _ = _read(file)
@@ -78,9 +99,10 @@ def _run(model: str, name: str, base: dict, own: dict, seeds: tuple[int, ...], f
 
 
 def _read(file: str) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """The file's runs and circle, and its seeds; ParamsError unless each is of the form that it must have."""
+    """All of the file, and its seeds; ParamsError unless each part is of the form that it must have."""
     tree = read_yaml(file)
-    kinds = {"seeds": tuple[Natural, ...], "runs": dict[str, dict[str, dict]], "circle": dict[str, dict]}
+    kinds = {"seeds": tuple[Natural, ...], "runs": dict[str, dict[str, dict]]}
+    kinds |= {"circle": dict[str, dict], "pretraining": dict[str, dict]}
     for key, kind in kinds.items():
         from_dict(tree.get(key), kind, where=key, source=file)
     seeds = tree["seeds"]

@@ -9,9 +9,9 @@ import pandas as pd
 
 from pipeline.experiments.runs import Run, dotted, read_run
 from pipeline.pages.cells import SHOWN, each_step, facts, heading, metric_of, row, shown
-from pipeline.pages.results import points, share
+from pipeline.pages.results import COMPARED_WITH, points, share
 
-EXPERIMENTS, CIRCLE, PROBES = Path("plots/experiments"), Path("plots/circle"), Path("plots/model_probe")
+EXPERIMENTS, CIRCLE, PRETRAINING = Path("plots/experiments"), Path("plots/circle"), Path("plots/pretraining")
 MAY_BE_ABSENT = ("loss", "sampling")  # params.yaml may leave out their zeros, and DVC adds a key only after `++`
 THRESHOLD = 0.1  # the loss below which, by the report, motion shows
 
@@ -101,15 +101,46 @@ def circle(*items: str) -> list[str]:
     return lines
 
 
-def models(*items: str) -> list[str]:
-    """Top-1 of the trained and the untrained network in per cent, and the difference in percentage points."""
-    lines = heading("model", "features", "probe (%)", "untrained (%)", "probe minus untrained")
+def pretraining(*items: str) -> list[str]:
+    """Top-1 of the trained and the untrained network in per cent, by the head and by the nearest neighbour, and the
+    difference in percentage points."""
+    lines = heading("model", "features", "trained", "untrained", "difference", "nearest neighbour", "that of untrained")
     for item in items:
-        for choice, part in pd.read_csv(PROBES / f"{item}.csv").groupby("features", sort=False):
+        table = pd.read_csv(PRETRAINING / item / "accuracy.csv")
+        for choice, part in table[table["features"] != "memoryless"].groupby("features", sort=False):
             rows = part.set_index(["metric", "control"])
-            cells = [share(rows.loc["top1", name]) for name in ("probe", "untrained")]
-            lines.append(row([item, choice, *cells, points(rows.loc["gain", "untrained"])]))
+            top1, nearest = ([share(rows.loc[m, name]) for name in ("probe", "untrained")] for m in ("top1", "nearest"))
+            lines.append(row([item, f"`{choice}`", *top1, points(rows.loc["gain", "untrained"]), *nearest]))
     return lines
+
+
+def pretraining_gains(item: str) -> list[str]:
+    """Of a pretrained model: each control's top-1 and nearest neighbour in per cent, and the probe minus it in points,
+    of every choice of features."""
+    table = pd.read_csv(PRETRAINING / item / "accuracy.csv")
+    choices = [name for name in table["features"].unique() if name != "memoryless"]
+    parts = {name: table[table["features"].isin((name, "memoryless"))] for name in choices}
+    rows = {name: part.set_index(["metric", "control"]) for name, part in parts.items()}
+    lines = heading("control", *(f"`{name}`" for name in choices), *(f"probe of `{name}` minus it" for name in choices))
+    for control in COMPARED_WITH:
+        lines.append(
+            row(
+                [f"`{control}`"]
+                + [share(each.loc["top1", control]) for each in rows.values()]
+                + [points(each.loc["gain", control]) for each in rows.values()]
+            )
+        )
+    return lines
+
+
+def steps(item: str) -> list[str]:
+    """Top-1 over the steps of pretraining, in per cent."""
+    looks = pd.read_csv(PRETRAINING / item / "steps.csv")
+    looks = looks[looks["control"] == "probe"]
+    return [
+        *heading("steps of training", *(f"{step:,}" for step in looks["step"])),
+        row(["top-1 (%)", *(share(look) for _, look in looks.iterrows())]),
+    ]
 
 
 def command(run: Run) -> str:

@@ -3,13 +3,14 @@
     <!-- table: <kind> <argument> <argument> -->
     <!-- end of table -->
 
-A kind is a function of results.py or experiments.py, and its arguments are words. No number of a table is typed.
+A kind is a function of results.py, experiments.py or disk.py, and its arguments are words. No number of a table is
+typed.
 """
 
 import re
 from collections.abc import Callable
 
-from pipeline.pages import experiments, results
+from pipeline.pages import disk, experiments, results
 
 KINDS: dict[str, Callable[..., list[str]]] = {
     make.__name__: make
@@ -29,7 +30,10 @@ KINDS: dict[str, Callable[..., list[str]]] = {
         experiments.grid,
         experiments.motion,
         experiments.circle,
-        experiments.models,
+        experiments.pretraining,
+        experiments.pretraining_gains,
+        experiments.steps,
+        disk.disk,
     )
 }
 END = "<!-- end of table -->"

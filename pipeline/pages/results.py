@@ -9,9 +9,10 @@ from pipeline.evaluation.baselines import BASELINES
 from pipeline.evaluation.metrics import REGIONS, digits
 from pipeline.evaluation.score import COMPARED
 from pipeline.pages.cells import QUALITY, SHOWN, each_step, facts, heading, metric_of, row, shown, with_ends
-from pipeline.probe.samples import CHOICES, CONDITIONS
+from pipeline.probe.samples import CHOICES
 
-CONTROLS = CONDITIONS[1:]  # of which each choice of features has its own
+OWN = ("untrained", "still", "shuffled")  # controls of which each choice of features has its own
+COMPARED_WITH = ("untrained", "flow", "flow_pair", "encoder", "encoder_flow", "still", "shuffled", "chance")
 
 
 def prediction(root: str, *models: str) -> list[str]:
@@ -95,30 +96,44 @@ def parameters(root: str, *models: str) -> list[str]:
 
 
 def probe(root: str) -> list[str]:
-    """Top-1 of every choice of features beside its own controls, in per cent ± spread [interval]."""
-    lines = heading("features", "dimensions", "probe", *CONTROLS)
-    for choice in CHOICES:
-        dimensions = int(facts(Path(root, "probe", choice, "facts.csv"))["dimensions"])
-        accuracy = accuracies(Path(root, "probe", choice, "accuracy.csv"), "top1")
-        cells = [share(accuracy.loc[name]) for name in ("probe", *CONTROLS)]
+    """Top-1 of every choice of features beside its own controls, in per cent ± spread [interval]; and of the nearest
+    neighbour."""
+    lines = heading("features", "dimensions", "probe", *OWN, "nearest neighbour", "that of `untrained`")
+    for choice, file in choices_of(root).items():
+        dimensions = int(facts(file.with_name("facts.csv"))["dimensions"])
+        top1, nearest = (accuracies(file, metric) for metric in ("top1", "nearest"))
+        cells = [share(top1.loc[name]) for name in ("probe", *OWN)]
+        cells += [share(nearest.loc[name]) for name in ("probe", "untrained")]
         lines.append(row([f"`{choice}`", f"{dimensions:,}", *cells]))
     return lines
 
 
 def probe_gains(root: str) -> list[str]:
     """The probe's top-1 minus that of each control, in percentage points [interval]."""
-    names = ("encoder", *CONTROLS, "chance")
-    lines = heading("features", *(f"minus {name}" for name in names))
-    for choice in CHOICES:
-        gain = accuracies(Path(root, "probe", choice, "accuracy.csv"), "gain")
-        lines.append(row([f"`{choice}`", *(points(gain.loc[name]) for name in names)]))
+    lines = heading("features", *(f"minus {name}" for name in COMPARED_WITH))
+    for choice, file in choices_of(root).items():
+        lines.append(row([f"`{choice}`", *gains_over(accuracies(file, "gain"))]))
     return lines
 
 
 def controls(root: str) -> list[str]:
-    """The controls that all choices share: the encoder, each of its taps, and chance."""
-    accuracy = accuracies(Path(root, "controls.csv"), "top1")
-    return [*heading("", *accuracy.index), row(["top-1 (%)", *(share(found) for _, found in accuracy.iterrows())])]
+    """The controls that all choices share, by the head and by the nearest neighbour."""
+    found = {metric: accuracies(Path(root, "controls.csv"), metric) for metric in ("top1", "nearest")}
+    lines = heading("control", "head (%)", "nearest neighbour (%)")
+    for name in found["top1"].index:
+        lines.append(row([f"`{name}`", *(share(each.loc[name]) for each in found.values())]))
+    return lines
+
+
+def choices_of(root: str) -> dict[str, Path]:
+    """accuracy.csv of every choice of features that was probed."""
+    files = {choice: Path(root, "probe", choice, "accuracy.csv") for choice in CHOICES}
+    return {choice: file for choice, file in files.items() if file.exists()}
+
+
+def gains_over(gain: pd.DataFrame) -> list[str]:
+    """A cell for each of COMPARED_WITH."""
+    return [points(gain.loc[name]) for name in COMPARED_WITH]
 
 
 def points(gain: pd.Series) -> str:

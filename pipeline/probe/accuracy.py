@@ -34,20 +34,20 @@ def chance(train: Tensor, videos: int, *, classes: int) -> Tensor:
 
 
 def interval(values: np.ndarray, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
-    """{top1_low, top1_high} of (V,) shares or differences: the ends of the mean's 95 % interval over groups, which are
-    drawn within their actions: the test list's balance of classes is given, not chance. Empty when no action has two
+    """{low, high} of (V,) shares or differences: the ends of the mean's 95 % interval over groups, which are drawn
+    within their actions: the test list's balance of classes is given, not chance. Empty when no action has two
     groups."""
     means = GroupMeans()
     means.add({"top1": torch.from_numpy(values)[:, None]}, groups)
     low, high = means.interval("top1", resamples=resamples, seed=0, strata=itemgetter(0))
-    return {"top1_low": float(low[0]), "top1_high": float(high[0])} if np.isfinite(low[0]) else {}
+    return {"low": float(low[0]), "high": float(high[0])} if np.isfinite(low[0]) else {}
 
 
 def summarise(runs: Sequence[Tensor], labels: Tensor, groups: Sequence[Group], *, resamples: int) -> dict[str, float]:
-    """Means over the runs of top-1 and top-5; top-1's spread over them (sample deviation) and its interval."""
-    top1, top5 = ([top_k(scores, labels, k) for scores in runs] for k in (1, 5))
+    """Top-1, the mean over the runs, as `value`, its `spread` over them (sample deviation) and its interval."""
+    top1 = [top_k(scores, labels, 1) for scores in runs]
     ends = interval(fraction_correct(runs, labels), groups, resamples=resamples)
-    return {"top1": mean(top1), "top1_spread": deviation(top1), "top5": mean(top5), **ends}
+    return {"value": mean(top1), "spread": deviation(top1), **ends}
 
 
 def confusion_rows(runs: Sequence[Tensor], labels: Tensor, names: Mapping[int, str]) -> list[dict[str, object]]:
@@ -68,10 +68,10 @@ def mean_class(confusion: Sequence[Mapping[str, object]]) -> float:
 
 
 def gains(probe: np.ndarray, controls: pd.DataFrame, groups: Sequence[Group], *, resamples: int) -> dict[str, dict]:
-    """{control: {top1, low, high}}: the probe's top-1 minus the control's, video by video. probe (V,) and the columns
+    """{control: {value, low, high}}: the probe's top-1 minus the control's, video by video. probe (V,) and the columns
     of controls (V,): shares of runs that were correct."""
     found = {}
     for name in controls:
         difference = probe - controls[name].to_numpy()
-        found[name] = {"top1": float(difference.mean()), **interval(difference, groups, resamples=resamples)}
+        found[name] = {"value": float(difference.mean()), **interval(difference, groups, resamples=resamples)}
     return found

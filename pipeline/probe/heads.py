@@ -1,5 +1,9 @@
 """What is trained on frozen features: the report's MLP or a linear layer, after an attentive pooler for tokens.
 
+There is no bias where the layer after it takes it away, a batch norm, a softmax, or a linear layer with a bias of its
+own. Its gradient would be nothing but rounding, of which Adam makes steps as long as any other, and a batch norm's
+running mean would lag behind them: the processor, not the features, would choose the epoch.
+
 Shapes: B samples, F dimensions of a feature vector, N tokens of C channels, D width of the pooler, K classes.
 """
 
@@ -50,9 +54,9 @@ class AttentivePooler(nn.Module):
         self.enter = nn.Linear(channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
         self.token = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, 2 * width), nn.GELU())
-        self.key, self.value = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
+        self.key, self.value = nn.Linear(2 * width, width, bias=False), nn.Linear(2 * width, width)
         self.query = nn.Parameter(0.02 * torch.randn(HEADS, width // HEADS))
-        self.leave = nn.LayerNorm(width)
+        self.leave = nn.LayerNorm(width, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.token(self.enter(tokens) + self.position)
@@ -71,7 +75,7 @@ def make_net(config: HeadConfig, shape: tuple[int, ...], classes: int, *, dropou
         return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(*shape, classes))
     return nn.Sequential(
         *layers,
-        nn.Linear(*shape, config.hidden),
+        nn.Linear(*shape, config.hidden, bias=not config.batch_norm),
         *([nn.BatchNorm1d(config.hidden)] if config.batch_norm else []),
         nn.ReLU(),
         nn.Dropout(dropout),

@@ -9,16 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-# Those of features/states.py, which is not imported for them: the probe would depend on all that it needs.
-CONDITIONS = ("trained", "untrained", "still", "shuffled")
-CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive")
+CONDITIONS = ("trained", "still", "shuffled")  # and untrained_0, untrained_1, …
+CHOICES = ("deepest", "subsample", "combined", "pooled", "attentive", "predicted", "errors")
 PARTS = {"combined": ("deepest", "subsample")}  # choices that join others
 
 
 @dataclass(frozen=True)
 class Samples:
     """The clips of one split. parts: the files, (all clips, …) each, joined along the last axis; columns: those of it
-    that are used; videos: their numbers (V,); labels: theirs, (V,) int64; clips: how many each video has."""
+    that are used; videos: their numbers (V,), which follow each other; labels: theirs, (V,) int64; clips: how many each
+    video has."""
 
     parts: tuple[np.ndarray, ...]
     columns: slice
@@ -52,20 +52,30 @@ class Splits(NamedTuple):
 
 
 def read_videos(folder: Path) -> pd.DataFrame:
-    """videos.csv of a folder that the stage features made. ValueError when there is none."""
+    """videos.csv of the folder that the stage features made. ValueError when there is none."""
     if not (folder / "videos.csv").exists():
-        raise ValueError(f"no features in {folder}; make them with: dvc repro features@{folder.name}")
+        raise ValueError(f"no features in {folder}; make them with: dvc repro features")
     return pd.read_csv(folder / "videos.csv")
 
 
-def read_splits(folder: Path, name: str, *, columns: slice = slice(None)) -> Splits:
-    """A choice's features, or the encoder's, of the three splits; they stay on the disk until they are taken.
-    ValueError when a split has no video, or when the files do not hold the same number of clips of each video."""
+def draws(folder: Path) -> list[str]:
+    """The conditions with fresh weights."""
+    return sorted((path.name for path in folder.glob("untrained_*")), key=lambda name: int(name.split("_")[1]))
+
+
+def read_splits(folder: Path, condition: str, name: str, *, columns: slice = slice(None)) -> Splits:
+    """A choice's features under a condition of the three splits; they stay on the disk until they are taken.
+    ValueError when there are none of that name, when a split has no video, or when the files do not hold the same
+    number of clips of each video."""
     videos = read_videos(folder)
-    parts = tuple(np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS.get(name, (name,)))
+    files = [folder / condition / f"{part}.npy" for part in PARTS.get(name, (name,))]
+    for file in files:
+        if not file.exists():
+            raise ValueError(f"no {file}; with {name} in features.choices, make it with: dvc repro features")
+    parts = tuple(np.load(file, mmap_mode="r") for file in files)
     clips, rest = divmod(len(parts[0]), len(videos))
     if rest or not clips or any(len(part) != len(parts[0]) for part in parts):
-        raise ValueError(f"{folder}: {[len(part) for part in parts]} rows do not fit {len(videos)} videos")
+        raise ValueError(f"{folder / condition}: {[len(part) for part in parts]} rows do not fit {len(videos)} videos")
     found = []
     for split in Splits._fields:
         chosen = np.flatnonzero(videos["split"] == split)
