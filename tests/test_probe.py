@@ -311,8 +311,6 @@ def test_bad_probe_settings_are_refused() -> None:
     for change, message in (
         ({"lr": []}, "probe: lr is empty; it needs at least one"),
         ({"weight_decay": [0.1, 0.1]}, r"probe: weight_decay is \[0\.1, 0\.1\]; each may occur once"),
-        ({"choices": ["pooled", "pooled"]}, r"probe: choices is \['pooled', 'pooled'\]; each may occur once"),
-        ({"choices": ["encoder"]}, r"probe\.choices\.0: 'encoder' is not allowed; allowed: one of 'deepest', "),
         ({"lr": [0]}, r"probe\.lr\.0: 0 is not allowed; allowed: a number, above 0"),
         ({"batch": 1}, r"probe\.batch: 1 is not allowed; allowed: an integer, at least 2"),
     ):

@@ -22,7 +22,7 @@ def test_the_benchmark_of_the_probe_gives_rates_and_hours() -> None:
     *table, last = done.stdout.splitlines()
     found = json.loads(last)
     hours, tiny = found["hours_for_ucf101"], with_preset(ROOT / "presets/tiny.yaml", ROOT / "params.yaml")
-    choices = [*tiny["probe"]["choices"], "encoder", "flow", "flow_pooled"]
+    choices = [*tiny["features"]["choices"], "encoder", "flow", "flow_pooled"]
     assert list(found["learn_clips_per_s"]) == list(found["score_clips_per_s"]) == sorted(choices)
     assert sorted(hours) == sorted(["all", "features", *choices])
     assert [line.split()[0] for line in table if line.strip()][1:] == ["features", *choices, "all"]
