@@ -80,7 +80,7 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
 def test_metrics_are_few_and_fit_a_terminal(project: Path) -> None:
     (shown,) = json.loads(call(project, "dvc", "metrics", "show", "--json")).values()
     numbers = {file: found["data"] for file, found in shown["data"].items()}
-    assert 40 <= sum(map(len, numbers.values())) <= 80
+    assert 40 <= sum(map(len, numbers.values())) <= 75
     assert numbers["metrics/decode.json"] == {"found": 176, "good": 176, "bad": 0, "frames": 176 * 25}
     for model in MODELS:
         assert set(numbers[f"metrics/train_{model}.json"]) == {"loss", "val_loss"}
