@@ -23,19 +23,20 @@ VALIDATION_GROUPS = (22, 23, 24, 25)  # of a data set of its own: in no test lis
 
 def main() -> None:
     name = matrix_item("pretraining", read_yaml(RUNS)["pretraining"])
-    pretraining, source, changes = read_pretraining(name)
+    pretraining, entry = read_pretraining(name)
     experiment = load_experiment(pretraining)
-    tree = read_params()["features"]
-    overlay(tree, {"model": experiment.model} | changes)
-    features = from_dict(tree, FeaturesConfig, where="features", source=f"params.yaml with pretraining {name}")
+    tree = read_params()
+    overlay(tree, {"features": {"model": experiment.model} | entry.features, "probe": entry.probe})
+    source = f"params.yaml with pretraining {name}"
+    features = from_dict(tree["features"], FeaturesConfig, where="features", source=source)
+    probe = from_dict(tree["probe"], ProbeConfig, where="probe", source=source)
     folder = Path("runs/experiments", f"pretraining_{name}")
-    if source is None:
+    if entry.source is None:
         shards = {rate: Path("data/shards", str(rate)) for rate in RATES}
     else:
-        own = replace(load_section("source", SourceConfig), kind=source)
+        own = replace(load_section("source", SourceConfig), kind=entry.source)
         decode = replace(load_section("decode", DecodeConfig), split=1, validation_groups=VALIDATION_GROUPS)
         shards = make_shards(own, decode, folder / "data")
-    probe = load_section("probe", ProbeConfig)
     found = run_pretraining(experiment, features, probe, shards, folder=folder / "training")
     plots = Path("plots/pretraining", name)
     write_table(plots / "accuracy.csv", found.accuracy)

@@ -22,6 +22,7 @@ from pipeline.experiments import circle, trial
 from pipeline.experiments.runs import Run, listed, read_circle, read_pretraining, read_run
 from pipeline.experiments.settings import Experiment, load_experiment, with_looks
 from pipeline.pages import experiments
+from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.features.conditions import FeaturesConfig
 from pipeline.settings import ParamsError, from_dict
 from pipeline.training.config import Phase, TrainConfig
@@ -166,10 +167,13 @@ def test_base_lies_under_the_runs_own_changes(tmp_path: Path) -> None:
         ({}, "pretraining.a: 3 is not allowed; allowed: a mapping"),
         ({"b": {}}, "pretraining.a is missing; there are b"),
         (
-            {"a": {"model": "lvln", "train": {}, "features": {}}},
+            {"a": {"model": "lvln", "train": {}, "features": {}, "probe": {}}},
             "pretraining.a.source: missing; allowed: one of 'orders' or null",
         ),
-        ({"a": {"model": "lvln", "train": 3, "features": {}, "source": None}}, "pretraining.a.train: 3 is not allowed"),
+        (
+            {"a": {"model": "lvln", "train": 3, "features": {}, "probe": {}, "source": None}},
+            "pretraining.a.train: 3 is not allowed",
+        ),
     ],
 )
 def test_bad_pretraining_is_refused(entry: dict, message: str, tmp_path: Path) -> None:
@@ -182,14 +186,15 @@ def test_pretraining_reads_as_the_pipeline_trains() -> None:
     """Every entry's settings are valid; lvln and one_frame train with those of params.yaml, but for early stopping."""
     tree = yaml.safe_load(Path(PARAMS).read_text())
     for name in yaml.safe_load(Path(FILE).read_text())["pretraining"]:
-        run, source, changes = read_pretraining(name, file=FILE)
+        run, entry = read_pretraining(name, file=FILE)
         experiment = load_experiment(run, params=PARAMS)
-        from_dict(tree["features"] | changes, FeaturesConfig, where="features")
+        from_dict(tree["features"] | entry.features, FeaturesConfig, where="features")
+        from_dict(tree["probe"] | entry.probe, ProbeConfig, where="probe")
         if name in ("lvln", "one_frame"):
             own = from_dict(tree["train"][name], TrainConfig, where="")
             stopping = replace(own.early_stopping, patience=0)
             assert experiment.train == replace(own, early_stopping=stopping)
-            assert (source, changes) == (None, {"choices": ["pooled", "attentive"]})
+            assert (entry.source, entry.features, entry.probe) == (None, {"choices": ["pooled", "attentive"]}, {})
 
 
 def written(folder: Path, **parts: object) -> str:
@@ -385,7 +390,10 @@ def test_the_stages_as_dvc_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "runs": {"one_frame": {"base": {"looks": 3, **own}, "report": {}, "icnr": {"net": {"upsample": "icnr"}}}},
         "circle": {"one_frame": {"clips": {"fraction": 1.0}, **own}},
         "pretraining": {
-            "one_frame": {"model": "one_frame", "source": "orders", "train": own, "features": {"clips": 1, "frames": 0}}
+            "one_frame": {
+                **{"model": "one_frame", "source": "orders", "train": own},
+                **{"features": {"clips": 1, "frames": 0}, "probe": {"epochs": 2}},
+            }
         },
     }
     file.write_text(yaml.safe_dump(tree, sort_keys=False))

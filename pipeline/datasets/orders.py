@@ -2,20 +2,19 @@
 
 A textured sprite over a still background (sprites.py) makes five movements in turn, over and over: Slide (right and
 back), Lift (up and back), Turn (clockwise and back), Zoom (larger and back) and Rest, which is none. A class is a
-cyclic order of the five. A video is exactly one cycle, from a frame of it that is drawn uniformly:
+cyclic order of the five. A video begins with one of them, drawn, and goes on for a cycle or more:
 
-    frame within a movement, of ten     0 1 2 3 4 5 6 7 8 9
-    steps away from where it began      0 0 1 2 3 4 3 2 1 0
+    frame within a movement, of five    0 1 2 3 4
+    steps away from where it began      0 2 3 3 2
 
 Nothing but the order of many frames tells the class:
 
 - Background, sprite, start, speeds and the place in the cycle where a video begins are drawn without the class. The
-  eight videos of a group and clip visit the same states, each as often: before they are encoded, their frames in no
-  order are the same frames.
-- Every position in the cycle is equally likely at every frame of a video, in every class. So is every pair of frames
-  that are a given time apart; and of two frames at most three apart, as neighbours at 10 fps are, no more than one is
-  away from the start, unless both belong to one movement. Which movement comes next is not in such a pair: in every
-  class, the flow of one pair has the same distribution.
+  eight videos of a group and clip visit the same states in a cycle, each as often: before they are encoded, its frames
+  in no order are the same frames.
+- At 25, 15 and 10 fps a movement's first frame, at which the sprite is where it began, is among those shown. So no pair
+  of neighbouring frames belongs to two movements, and every movement is equally likely at every place of a video, in
+  every class: the flow of one pair has the same distribution in all of them.
 
 There are 24 cyclic orders. The eight are four and their time reversals, for a movement that comes back the way it went
 is its own reversal: whether a video runs forwards matters too.
@@ -42,6 +41,7 @@ MOVEMENTS = {
     "Zoom": (0, 0, 0, +1),
     "Rest": (0, 0, 0, 0),
 }
+AWAY = (0, 2, 3, 3, 2)  # steps from where a movement began, at each of its frames
 # after each comes Rest, and then the first movement again
 FORWARDS = (
     ("Slide", "Lift", "Turn", "Zoom"),
@@ -57,8 +57,7 @@ CLASSES = tuple(sorted(ORDERS))
 class OrdersConfig(SpritesConfig):
     """Section `source.orders`."""
 
-    # per video, at 25 fps; of fewer than 30, a movement might fall between two frames at 10 fps
-    frames: Annotated[int, Field(ge=30, multiple_of=10)]
+    frames: Annotated[int, Field(ge=25, multiple_of=5)]  # per video, at 25 fps: whole movements, at least a cycle
 
 
 def make_table(config: OrdersConfig, raw: Path) -> pd.DataFrame:
@@ -81,12 +80,10 @@ def trajectory(config: OrdersConfig, class_name: str, group: int, clip: int) -> 
     """The sprite's state (T, 4) float64 at each frame, as sprites.render takes it."""
     rng = _rng(config, group, clip)
     start, speeds = PERIODS * rng.random(4), rng.uniform(*np.transpose(SPEEDS))
-    position = (rng.integers(config.frames) + np.arange(config.frames)) % config.frames  # (T,), in the cycle
-    length = config.frames // len(MOVEMENTS)
-    movement, frame = np.divmod(position, length)
-    away = np.maximum(np.minimum(frame, length - frame) - 1, 0)
+    movement, frame = np.divmod(np.arange(config.frames), len(AWAY))
+    movement = (rng.integers(len(MOVEMENTS)) + movement) % len(MOVEMENTS)  # (T,), in the cycle
     steps = speeds * np.array([MOVEMENTS[name] for name in ORDERS[class_name]])  # (5, 4)
-    return (start + away[:, None] * steps[movement]) % PERIODS
+    return (start + np.array(AWAY)[frame, None] * steps[movement]) % PERIODS
 
 
 def _rng(config: OrdersConfig, group: int, clip: int) -> np.random.Generator:

@@ -17,12 +17,13 @@ BASE, LOOKS = "base", "looks"
 
 @section
 class PretrainingEntry:
-    """An entry of `pretraining`: changes to train.<model> and to section features, and source.kind, if it
-    is another."""
+    """An entry of `pretraining`: changes to train.<model> and to the sections features and probe, and source.kind, if
+    it is another."""
 
     model: str
     train: dict
     features: dict
+    probe: dict
     source: Literal["orders"] | None
 
 
@@ -65,14 +66,14 @@ def read_circle(model: str, *, file: str = RUNS) -> Run:
     return _run(model, "circle", {}, tree["circle"][model], seeds, file)
 
 
-def read_pretraining(name: str, *, file: str = RUNS) -> tuple[Run, str | None, dict[str, Any]]:
-    """What a model is pretrained with to be probed; the kind of a data set of its own, or None; and its changes to
-    section features. ParamsError when there is none of that name."""
+def read_pretraining(name: str, *, file: str = RUNS) -> tuple[Run, PretrainingEntry]:
+    """What a model is pretrained with to be probed, and the whole entry. ParamsError when there is none of that
+    name."""
     tree, seeds = _read(file)
     if name not in tree["pretraining"]:
         raise ParamsError(f"{file}: pretraining.{name} is missing; there are {', '.join(tree['pretraining'])}")
     entry = from_dict(tree["pretraining"][name], PretrainingEntry, where=f"pretraining.{name}", source=file)
-    return _run(entry.model, name, {}, entry.train, seeds, file), entry.source, entry.features
+    return _run(entry.model, name, {}, entry.train, seeds, file), entry
 
 
 def listed(*, file: str = RUNS) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from pipeline.settings import from_dict
 
 TREE = {
     "motions": {"seed": 0, "groups": 22, "clips": 1, "frames": 20},
-    "orders": {"seed": 0, "groups": 22, "clips": 1, "frames": 30},
+    "orders": {"seed": 0, "groups": 22, "clips": 1, "frames": 25},
     "circles": {"seed": 0, "diameter": 60.0, "speed": 4.0, "frames": 20},
     "folder": {"root": None, "lists": None},
     "table": {"file": None, "root": None},
