@@ -1,5 +1,6 @@
 """Shared by all tests: small generated shards, real clips where they are, and no leaking random state."""
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.support.videos import ARCHERY, HANDSTAND
 
 REAL_CLIPS = ROOT.parent / "shared" / "data" / "ucf101-mini"
 REAL_WEIGHTS = REAL_CLIPS.parent / "weights" / "resnet18_imagenet_conv1_to_layer3.pth"
+
+
+def pytest_configure() -> None:
+    """A shell has its background jobs ignore Ctrl-C, and so would the stages that are interrupted here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
