@@ -493,6 +493,9 @@ def test_bad_feature_settings_are_refused() -> None:
         ({"frames": 0}, r"features: frames is 0, the whole video: clips is 2; allowed: 1"),
         ({"clips": 0}, r"features\.clips: 0 is not allowed; allowed: an integer, at least 1"),
         ({"untrained": 0}, r"features\.untrained: 0 is not allowed; allowed: an integer, at least 1"),
+        ({"choices": []}, r"features: choices is \[\]; it needs at least one, and each may occur once"),
+        ({"choices": ["pooled", "pooled"]}, r"features: choices is \['pooled', 'pooled'\]; .* each may occur once"),
+        ({"choices": ["encoder"]}, r"features\.choices\.0: 'encoder' is not allowed; allowed: one of 'deepest', "),
         ({"states": "first"}, r"features\.states: 'first' is not allowed; allowed: one of 'last', 'every', 'diff"),
         ({"labels": "groups"}, r"features\.labels: 'groups' is not allowed; allowed: one of 'actions', 'directions'"),
     ):
