@@ -1,6 +1,7 @@
 """The workflows of GitHub Actions: what they run exists, and nobody's input becomes code."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,22 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
 
 
+CI = ROOT / ".github/workflows/ci.yml"
+
+
+def jobs(file: Path) -> dict[str, dict]:
+    return yaml.safe_load(file.read_text())["jobs"]
+
+
 def steps(file: Path) -> list[dict]:
-    jobs = yaml.safe_load(file.read_text())["jobs"].values()
-    return [step for job in jobs for step in job["steps"]]
+    return [step for job in jobs(file).values() for step in job["steps"]]
+
+
+def pythons(job: dict) -> list[str]:
+    """The versions of Python that a job is run with."""
+    (setup,) = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/setup-python")]
+    name = setup["python-version"]
+    return job["strategy"]["matrix"]["python"] if name == "${{ matrix.python }}" else [name]
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
@@ -24,8 +38,8 @@ def test_a_workflow_sets_up_python_and_runs_what_is_here(file: Path) -> None:
     assert all("timeout-minutes" in job for job in tree["jobs"].values())
     used = [step["uses"] for step in steps(file) if "uses" in step]
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in used), used
-    (setup,) = [step["with"] for step in steps(file) if step.get("uses", "").startswith("actions/setup-python")]
-    assert setup["python-version"] == "3.11"
+    for name, job in jobs(file).items():
+        assert pythons(job) == (["3.11", "3.14"] if name == "tests" else ["3.11"]), name
     for command in (step["run"] for step in steps(file) if "run" in step):
         assert "${{" not in command, "an expression is pasted into the script: pass it through env"
         program, name, *_ = command.split()
@@ -34,10 +48,21 @@ def test_a_workflow_sets_up_python_and_runs_what_is_here(file: Path) -> None:
 
 
 def test_ci_reproduces_and_compares() -> None:
-    assert "bash .ci/run" in [step.get("run") for step in steps(ROOT / ".github/workflows/ci.yml")]
+    assert "bash .ci/run" in [step.get("run") for step in jobs(CI)["reproduce"]["steps"]]
     script = (ROOT / ".ci/run").read_text().splitlines()
     for command in ("make repro", "dvc metrics diff HEAD", "python .ci/compare_metrics.py HEAD"):
         assert command in script
+
+
+def test_ci_runs_the_fast_tests_from_the_oldest_python_on() -> None:
+    job = jobs(CI)["tests"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test"]
+    assert job["strategy"]["fail-fast"] is False  # each version is told of
+    oldest = pythons(job)[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={oldest}"
+    assert f"sys.version_info >= ({oldest.replace('.', ', ')})" in (ROOT / "Makefile").read_text()
+    assert f"Python {oldest} or newer" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
