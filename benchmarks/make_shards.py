@@ -22,12 +22,17 @@ def main() -> None:
     parser.add_argument("--size", default="128x160", help="height x width in pixels")
     arguments = parser.parse_args()
     height, width = map(int, arguments.size.split("x"))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for split, count, group in (("train", arguments.videos, 8), ("validation", -(-arguments.videos // 4), 22)):
-        shard = ShardFile(arguments.out / f"{split}-00000.tar")
-        videos = (moving_textures(1, arguments.frames, height=height, width=width, seed=i)[0] for i in range(count))
-        for number, frames in enumerate(videos):
-            jpegs = [encode_jpeg(frame, quality=95).numpy().tobytes() for frame in frames]
+    write_shards(arguments.out, videos=arguments.videos, frames=arguments.frames, height=height, width=width)
+
+
+def write_shards(out: Path, *, videos: int, frames: int, height: int, width: int) -> None:
+    """videos: to train on; a quarter of them more for validation."""
+    out.mkdir(parents=True, exist_ok=True)
+    for split, count, group in (("train", videos, 8), ("validation", -(-videos // 4), 22)):
+        shard = ShardFile(out / f"{split}-00000.tar")
+        for number in range(count):
+            texture = moving_textures(1, frames, height=height, width=width, seed=number)[0]
+            jpegs = [encode_jpeg(frame, quality=95).numpy().tobytes() for frame in texture]
             shard.add(
                 f"v_Texture_g{group:02}_c{number:02}",
                 jpegs,

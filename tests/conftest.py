@@ -1,4 +1,8 @@
-"""Shared by all tests: small generated shards, real clips where they are, and no leaking random state."""
+"""Shared by all tests: small generated shards, real clips where they are, and no leaking random state.
+
+What makes videos and decodes them is imported by the fixtures that need it: tests/test_gpu.py runs where there is no
+ffmpeg and no pandas.
+"""
 
 import signal
 from collections import Counter
@@ -7,12 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.datasets import motions
-from pipeline.datasets.table import write_table
-from pipeline.decode.dataset import decode_dataset, write_manifest
-from tests.support.decode import decode_config, write_lists
 from tests.support.import_closure import ROOT
-from tests.support.videos import ARCHERY, HANDSTAND
 
 REAL_CLIPS = ROOT.parent / "shared" / "data" / "ucf101-mini"
 REAL_WEIGHTS = REAL_CLIPS.parent / "weights" / "resnet18_imagenet_conv1_to_layer3.pth"
@@ -53,6 +52,9 @@ def real_weights() -> Path:
 @pytest.fixture(scope="session")
 def raw_motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 classes × 22 groups × 1 video of 30 frames, as the stage fetch leaves them."""
+    from pipeline.datasets import motions
+    from pipeline.datasets.table import write_table
+
     raw = tmp_path_factory.mktemp("raw")
     write_table(motions.make_table(motions.MotionsConfig(seed=3, groups=22, clips=1, frames=30), raw), raw)
     return raw
@@ -61,6 +63,9 @@ def raw_motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards(raw_motions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shards of raw_motions at 25, 15 and 10 fps, 32 × 32 pixels, and manifest.csv."""
+    from pipeline.decode.dataset import decode_dataset, write_manifest
+    from tests.support.decode import decode_config
+
     out = tmp_path_factory.mktemp("shards")
     write_manifest(out / "manifest.csv", decode_dataset(raw_motions, decode_config(), work=out))
     return out
@@ -69,4 +74,7 @@ def shards(raw_motions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lists(tmp_path: Path) -> Path:
     """Two classes, three splits, with the line ends of the official files."""
+    from tests.support.decode import write_lists
+    from tests.support.videos import ARCHERY, HANDSTAND
+
     return write_lists(tmp_path / "ucfTrainTestlist", {"train": [ARCHERY], "test": [HANDSTAND]})

@@ -1,50 +1,23 @@
 """The fast training step against the plain one (benchmarks/plain.py): each lever by itself, and all together."""
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from packaging.requirements import Requirement
 
-from benchmarks.cases import hardware, make_config, make_net, moving_textures
+from benchmarks.cases import make_net
 from benchmarks.plain import REPORT, PlainNet, plain_form, plain_loss, plain_losses
 from benchmarks.train import flops_of_a_clip
-from pipeline.nets.ladder import Ladder
-from pipeline.training.config import TrainConfig
-from pipeline.training.devices import make_fabric
 from pipeline.training.losses import loss_per_image
-from pipeline.training.step import DelayedMetrics, RolloutLoss, Step
+from pipeline.training.step import DelayedMetrics, RolloutLoss
 from tests.support.import_closure import ROOT
-
-LR = 1e-3
-
-
-def case(model: str, *, size: str = "32x64", channels: int = 8) -> TrainConfig:
-    return make_config(SimpleNamespace(model=model, size=size, channels=channels, batch=4))
-
-
-def short(config: TrainConfig) -> TrainConfig:
-    """With the fewest frames in which a network begins, goes on, and is fed a prediction: compiling takes as long as
-    the rollout is."""
-    return replace(config, context=2, horizon=min(2, config.horizon))
-
-
-def begin(net: Ladder, config: TrainConfig, *, precision: str = "32-true", compile: bool | str = False) -> Step:
-    """The step of a network on the CPU."""
-    machine = hardware(device="cpu", precision=precision)
-    return Step(make_fabric(machine, height=config.height, width=config.width), net, config, compile=compile)
-
-
-def clips(config: TrainConfig, count: int = 4, *, seed: int = 0, scale: int = 1) -> torch.Tensor:
-    frames = config.context + config.horizon
-    return moving_textures(count, frames, height=scale * config.height, width=scale * config.width, seed=seed)
+from tests.support.steps import LR, begin, case, clips, short
 
 
 @pytest.mark.parametrize("model", REPORT)
@@ -85,22 +58,22 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "precision", "tolerance"),
+    ("model", "tolerance"),
     [
-        ("lvln", "32-true", 1e-4),
-        ("lvln", "bf16-mixed", 1e-2),
-        ("one_frame", "32-true", 1e-4),
-        ("lvln_warp", "32-true", 1e-3),
-        pytest.param("lvln_match", "32-true", 1e-3, marks=pytest.mark.slow),
-        pytest.param("full_res", "32-true", 5e-4, marks=pytest.mark.slow),
+        ("lvln", 1e-4),
+        ("one_frame", 1e-4),
+        ("lvln_warp", 1e-3),
+        pytest.param("lvln_match", 1e-3, marks=pytest.mark.slow),
+        pytest.param("full_res", 5e-4, marks=pytest.mark.slow),
     ],
 )
-def test_the_loss_curve_is_the_plain_one(model: str, precision: str, tolerance: float) -> None:
-    """Some steps, each on other clips, with clipping and AdamW: the loop's step against PyTorch's defaults."""
+def test_the_loss_curve_is_the_plain_one(model: str, tolerance: float) -> None:
+    """Some steps, each on other clips, with clipping and AdamW: the loop's step against PyTorch's defaults. Both in
+    float32; tests/test_gpu.py compares bf16 with it."""
     config = case(model, size="64x64")
     net = make_net(model, config)
     plain = plain_form(model, net)
-    step = begin(net, config, precision=precision)
+    step = begin(net, config)
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=config.optimizer.weight_decay)
     losses = []
@@ -177,47 +150,10 @@ def test_compiled_gradients_of_the_loss_are_in_float32() -> None:
     close(*gradients)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_compiled_steps_follow_the_same_curve(precision: str) -> None:
-    """For the model that compiles fastest. That the loss of every model is one graph is tested above."""
-    curves = []
-    for compiled in (False, True):
-        config = short(case("one_frame", size="64x64", channels=4))
-        step = begin(make_net("one_frame", config), config, precision=precision, compile=compiled)
-        assert step.compiled is compiled
-        curves.append([step(clips(config, 2, seed=i), lr=LR, clips_of_all=2)[0].item() for i in range(6)])
-        validated = step.evaluate(clips(config, 2, seed=99))
-        assert validated.shape == (2,)
-        assert validated.isfinite().all()
-    assert curves[1] == pytest.approx(curves[0], rel=1e-4 if precision == "32-true" else 1e-2)
-
-
 def test_graphs_are_refused_without_a_gpu() -> None:
     config = case("lvln")
     with pytest.raises(ValueError, match="graphs needs a single GPU without ddp"):
         begin(make_net("lvln", config), config, compile="graphs")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("model", ["lvln", "lvln_match", "lvln_warp"])
-def test_replayed_steps_follow_the_same_curve(model: str) -> None:
-    """For both batch sizes of an epoch, with and without a mask."""
-    curves = []
-    for compile in (False, "graphs"):
-        config = replace(case(model), context_loss=0.5)
-        machine = hardware(precision="bf16-mixed", compile=compile)
-        fabric = make_fabric(machine, height=config.height, width=config.width)
-        step = Step(fabric, make_net(model, config), config, compile=compile)
-        assert step.compiled == compile
-        curve = []
-        for i in range(8):
-            batch = clips(config, 2 + i % 2, seed=i).cuda()
-            mask = (torch.rand(batch.shape[:2], generator=torch.Generator().manual_seed(i)) < 0.5).cuda()
-            curve.append(step(batch, lr=LR, clips_of_all=len(batch), mask=mask if i > 3 else None)[0].item())
-        curves.append(curve)
-    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
 def test_numbers_are_read_in_order_however_late() -> None:

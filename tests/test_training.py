@@ -1,10 +1,10 @@
-"""The training loop: learns, is deterministic, continues bit for bit after a kill, refuses what it must."""
+"""The training loop: learns, is deterministic, ends when it is told to, refuses what it must. What it does after a kill
+and when memory is full is in test_gpu.py."""
 
 import io
 import itertools
 import math
 import os
-import random
 import resource
 import shutil
 import signal
@@ -29,19 +29,15 @@ from pipeline.training.step import DelayedMetrics, Step, learning_rate
 from tests.support.import_closure import ROOT
 from tests.support.project import run_stage, write_params
 from tests.support.training import (
-    assert_equal,
     assert_same,
     card,
     config,
     curriculum,
-    finish,
     fresh,
     hardware,
     losses,
-    results,
     run,
     same_weights,
-    signal_after,
     start_training,
 )
 from tests.support.videos import stored_video
@@ -91,15 +87,6 @@ def test_same_settings_same_weights_and_files(shards: Path, tmp_path: Path) -> N
     untrained = fresh(settings)
     assert same_weights(first.net.encoder, untrained.encoder)  # frozen through the whole loop
     assert not same_weights(first.net.lateral, untrained.lateral)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_jpegs_decoded_where_the_model_is_change_nothing(shards: Path, tmp_path: Path, workers: int) -> None:
-    """On the CPU; a GPU's decoder rounds differently."""
-    settings = config(curriculum=curriculum((10, 1)))
-    decoders = ("cpu", "device")
-    runs = (run(settings, shards, tmp_path / name, jpeg_decoder=name, workers=workers) for name in decoders)
-    assert_same(*runs)
 
 
 def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -264,21 +251,6 @@ def test_reading_late_changes_nothing(shards: Path, tmp_path: Path, monkeypatch:
     assert_same(run(config(), shards, tmp_path / "b"), at_once)
 
 
-def test_a_batch_that_does_not_fit_names_what_to_set(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-
-    monkeypatch.setattr(Step, "__call__", full)
-    message = (
-        r"train\.lvln\.batch: 8 clips of 4 frames of 32×32 do not fit in the memory of cpu; set it to 4, or lower "
-        r"train\.lvln\.height and width; no state had been saved yet\. \(CUDA out of memory\. Tried to allocate 2"
-    )
-    with pytest.raises(RuntimeError, match=message):
-        run(config(), shards, tmp_path)
-
-
 def test_precision_goes_with_the_device() -> None:
     assert pick_precision("auto", "cpu", smallest=32) == "32-true"
     assert pick_precision("bf16-mixed", "cpu", smallest=64) == "bf16-mixed"
@@ -368,47 +340,6 @@ def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "train: params.yaml: no such file here" in done.stderr
     assert "no traceback written: " in done.stderr
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
-    """What a run gives that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start_training(shards, folder, {"a": {}}))
-    return results(folder / "a")
-
-
-@pytest.mark.parametrize(
-    ("number", "workers", "seed"),
-    [
-        (signal.SIGKILL, 2, 0),
-        pytest.param(signal.SIGKILL, 1, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 0, 3, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 0, 6, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 2, 8, marks=pytest.mark.slow),
-    ],
-)
-def test_a_killed_run_continues_to_the_same_bits(
-    shards: Path, tmp_path: Path, undisturbed: list, number: int, workers: int, seed: int
-) -> None:
-    """Killed for real: at random moments of an epoch, while it saves, and between the phases. The state is saved after
-    every step, or by the clock now and then."""
-    rng = random.Random(seed)
-    machine = {"workers": workers, "checkpoint_minutes": rng.choice([1e-9, 0.3 / 60])}
-    moments = ["phase_1.pt", *(rng.choice([STATE, "state.partial"]) for _ in range(2))]
-    rng.shuffle(moments)
-    killed = [
-        signal_after(
-            start_training(shards, tmp_path, {"b": {}}, **machine),
-            number,
-            tmp_path / "b" / moment,
-            delay=rng.choice([0, rng.uniform(0, 0.5)]),
-        )
-        for moment in moments
-    ]
-    assert any(killed)
-    assert "continuing at step" in finish(start_training(shards, tmp_path, {"b": {}}, **machine))
-    assert_equal(results(tmp_path / "b"), undisturbed)
 
 
 def test_sigterm_saves_and_ends_promptly(shards: Path, tmp_path: Path) -> None:

@@ -10,10 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from pipeline.settings import overlay
-from stages.preset import with_preset
 from tests.support.import_closure import ROOT
 
 
@@ -54,6 +51,11 @@ def environment(**more: str) -> dict[str, str]:
 
 def write_params(folder: Path, changes: dict[str, Any]) -> None:
     """The tiny preset's params.yaml with changes."""
+    # Here, as everything that a GPU machine may lack: tests/test_gpu.py imports this file.
+    from ruamel.yaml import YAML
+
+    from stages.preset import with_preset
+
     tree = with_preset(ROOT / "presets" / "tiny.yaml", ROOT / "params.yaml")
     overlay(tree, changes)
     with (folder / "params.yaml").open("w") as stream:

@@ -1,4 +1,5 @@
-"""A training run small enough for tests: in this process, or in processes of its own that may be killed.
+"""A training run small enough for tests: in this process, or in processes of its own that may be killed. For
+tests/test_gpu.py it works without pandas, ruamel.yaml and tensorboard.
 
 python -m tests.support.training MODEL SHARDS FOLDER RUNS HARDWARE     what `start_training` starts, in every rank
 """
@@ -12,10 +13,10 @@ import time
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -90,8 +91,9 @@ def run(
 ) -> Trained:
     """Trains in `folder`, on the shards at shards/25, 15 and 10."""
     chosen, net = hardware(**hardware_changes), fresh(settings, model)
-    loggers = make_loggers(folder, name=model, wandb=chosen.wandb)
+    loggers = make_loggers(folder, name=model, wandb=chosen.wandb) if find_spec("tensorboard") else []
     fabric = make_fabric(chosen, height=settings.height, width=settings.width, loggers=loggers)
+    torch.backends.cudnn.benchmark = False  # on a GPU, timing its algorithms takes longer than such a run
     folders = {rate: shards / str(rate) for rate in RATES}
     return Trained(net, *train(fabric, net, settings, chosen, folders, name=model, run=folder))
 
@@ -158,6 +160,8 @@ def finish(process: subprocess.Popen, *, fails: bool = False) -> str:
 def kill(process: subprocess.Popen) -> None:
     """With the ranks, which torchrun puts into process groups of their own."""
     if process.poll() is None:
+        import psutil
+
         torchrun = psutil.Process(process.pid)
         for each in [torchrun, *torchrun.children(recursive=True)]:
             each.kill()
