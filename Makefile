@@ -1,13 +1,14 @@
 # make repro   the whole pipeline, from videos to probe
 # make experiments   the report's experiments, and the tables of the pages
 # make test    the fast tests; `make test-all` adds the slow ones
+# make gpu     on a machine with a GPU: what is slow or different there, measured and tested in under eight minutes
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # The files of tests run side by side, one a core and 8 at most, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro experiments test test-all lint setup
+.PHONY: repro experiments test test-all gpu lint setup
 
 repro: setup
 	python -m stages.check
@@ -22,6 +23,9 @@ test: setup
 
 test-all: setup
 	$(PYTEST) -m "slow or not slow"
+
+gpu: setup
+	PYTHON=python benchmarks/gpu.sh
 
 lint: setup
 	ruff check .

@@ -40,9 +40,10 @@ CHOICES = {  # of the networks
 COMPILE = {"auto": "auto", "graphs": "graphs", "true": True, "false": False}  # hardware.compile
 
 
-def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int) -> None:
-    """The arguments that make_config takes, with their defaults."""
-    parser.add_argument("--model", choices=FRAMES, default="lvln")
+def add_case(parser: argparse.ArgumentParser, *, size: str, channels: int, several: bool = False) -> None:
+    """The arguments that make_config takes, with their defaults; several: a list of models."""
+    models = {"nargs": "+", "default": ["lvln"]} if several else {"default": "lvln"}
+    parser.add_argument("--model", choices=FRAMES, **models)
     parser.add_argument("--size", default=size, help="height x width in pixels")
     parser.add_argument("--batch", type=int, default=16 if torch.cuda.is_available() else 8)
     parser.add_argument("--channels", type=int, default=channels, help="of a branch; 64 in the report")

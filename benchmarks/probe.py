@@ -30,10 +30,10 @@ from pipeline.probe.features.extract import features_of, networks_of
 from pipeline.probe.heads import Standardise, make_net
 from pipeline.probe.samples import Splits, read_splits
 from pipeline.results import write_table
-from pipeline.settings import from_dict
+from pipeline.settings import from_dict, overlay, read_params
 from pipeline.training.config import TrainConfig
-from stages.preset import PRESETS, with_preset
 
+PRESETS = Path("presets")
 VIDEOS = {"train": 7_430, "validation": 2_107, "test": 3_783}  # of UCF101, split 1, groups 22 to 25 held back
 CLASSES = 101
 CONTROLS = {"encoder": 6, "flow": 2, "flow_pooled": 1}  # how often controls.py trains on them, or on less of them
@@ -57,7 +57,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    measure(with_preset(PRESETS / f"{arguments.preset}.yaml"), arguments)
+    tree = read_params()
+    overlay(tree, read_params(PRESETS / f"{arguments.preset}.yaml"))
+    measure(tree, arguments)
 
 
 def measure(tree: Mapping[str, dict], arguments: argparse.Namespace) -> None:
@@ -111,7 +113,7 @@ def extraction(
     def extract(clips: list[Tensor]) -> dict[str, Tensor]:
         return features_of(clips, range(len(clips)), config, networks, card, longest=config.frames)
 
-    found = extract(clips[:1])
+    found = extract(clips if device.type == "cuda" else clips[:1])  # a GPU begins anew with every size of a batch
     seconds = timed(lambda: extract(clips), device)
     return count / seconds, {name: tuple(values.shape[1:]) for name, values in found.items()}
 

@@ -23,10 +23,11 @@ import torch
 from lightning.fabric import Fabric
 
 from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net
+from benchmarks.evaluate import EVALUATION, FPS
 from benchmarks.measure import device_name, environment
 from pipeline.clips.batches import EpochOrder, batches
 from pipeline.clips.shards import names_digest, open_videos
-from pipeline.evaluation.score import PREDICTORS, EvaluateConfig, score
+from pipeline.evaluation.score import PREDICTORS, score
 from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
@@ -37,21 +38,8 @@ from pipeline.training.loop import phase_clips, train, varied_batches
 from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
 
-FPS = 10
 TIMED = 20  # steps, after as many that compile and warm up; fewer where they take over an eighth of the minutes
 SCORED_VIDEOS = 100  # of the test split, evenly over it: so many are scored in well under a minute
-EVALUATION = EvaluateConfig(
-    fps=FPS,
-    horizon=3,
-    spacing=7,
-    batch=32,
-    moving_threshold=0.1,
-    lpips=None,
-    bootstrap=1000,
-    seed=0,
-    curriculum_clips=1,
-    pictures=4,
-)
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.resume --shards DIR [--model lvln] [--size 64x96] [--batch 16] [--channels 64]
 
-DIR holds train-*.tar and validation-*.tar. Three runs of the training loop, each in a process of its own: two that are
-left alone, and one that is killed (SIGKILL) after its first save and started again. On a CPU all three end with the
-same loss curve and weights, bit for bit. A GPU adds in varying order: there the first two show how far runs lie apart
-anyway, and the interrupted one should lie no further.
+DIR holds train-*.tar and validation-*.tar. Three runs of the training loop side by side, each in a process of its own:
+two that are left alone, and one that is killed (SIGKILL) after its first save and started again. On a CPU all three end
+with the same loss curve and weights, bit for bit. A GPU adds in varying order: there the first two show how far runs
+lie apart anyway, and the interrupted one should lie no further.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,8 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Prints the figures."""
-    with tempfile.TemporaryDirectory() as work:
-        first, second = (finish(start(Path(work, name))) for name in ("first", "second"))
+    with tempfile.TemporaryDirectory() as work, children() as start:
+        undisturbed = [start(Path(work, name)) for name in ("first", "second")]
         process, state = start(Path(work, "killed")), Path(work, "killed", STATE)
         while process.poll() is None and not state.exists():
             time.sleep(0.01)
@@ -67,7 +69,8 @@ def compare(arguments: argparse.Namespace) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         at = torch.load(state, weights_only=True, map_location="cpu")["progress"]["step"]
-        third = finish(start(Path(work, "killed")))
+        third = start(Path(work, "killed"))
+        first, second, third = (finish(each) for each in (*undisturbed, third))
     others = {"undisturbed": second, "killed": third}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report(
@@ -82,10 +85,25 @@ def compare(arguments: argparse.Namespace) -> None:
     )
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """The same command once more, as a child that trains in `folder`."""
-    command = [sys.executable, "-m", "benchmarks.resume", *sys.argv[1:], "--run", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+@contextmanager
+def children() -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Starts the same command once more, as a child that trains in a folder. Children do not outlive the block, nor
+    this process if it is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    started: list[subprocess.Popen] = []
+
+    def start(folder: Path) -> subprocess.Popen:
+        command = [sys.executable, "-m", "benchmarks.resume", *sys.argv[1:], "--run", str(folder)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def finish(process: subprocess.Popen) -> dict[str, object]:

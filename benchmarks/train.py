@@ -1,16 +1,19 @@
 """A training step: how long it takes, how far from the device's limit, and against the same step done plainly.
 
-    python -m benchmarks.train [--model lvln] [--size 128x160] [--batch 16] [--channels 64] [--shards DIR]
+    python -m benchmarks.train [--model lvln …] [--size 128x160] [--batch 16] [--channels 64] [--shards DIR]
 
-Without sizes: the report's on a GPU, the default data set's on a CPU. The step is the training loop's own
-(pipeline/training/step.py). The plain one (benchmarks/plain.py) is float32, eager, frame by frame. Both start from the
-same weights and see the same clips, in turns; the losses of their first steps are compared. Time is the clock's, from
-before the first to after the last step of a turn, with the device waited for only at its end; the median turn counts.
+Without sizes: the report's on a GPU, the default data set's on a CPU. Several models are measured one after the other,
+each with a line of its own; on a GPU those that follow find most of cuDNN's algorithms timed. The step is the training
+loop's own (pipeline/training/step.py). The plain one (benchmarks/plain.py) is float32, eager, frame by frame, with
+cuDNN as PyTorch sets it. Both start from the same weights and see the same clips, in turns; the losses of their first
+steps are compared; --no-plain leaves it out. Time is the clock's, from before the first to after the last step of a
+turn, with the device waited for only at its end; the median turn counts.
 
 With --shards (a folder with train-*.tar) it also times the step fed by the loader, against clips already on the device.
 """
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -40,11 +43,12 @@ COMPARED = 10  # steps whose losses are compared
 def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_case(parser, size="128x160" if on_gpu else "64x64", channels=64 if on_gpu else 16)
+    add_case(parser, size="128x160" if on_gpu else "64x64", channels=64 if on_gpu else 16, several=True)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20 if on_gpu else 3, help="in a turn; the plain form takes fewer")
+    parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True, help="the plain form, too")
     parser.add_argument("--shards", type=Path, help="a folder with train-*.tar")
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes, with --shards")
     arguments = parser.parse_args()
@@ -54,11 +58,17 @@ def main() -> None:
         compile=COMPILE[arguments.compile],
         workers=arguments.workers,
     )
-    measure(arguments, make_config(arguments), machine)
+    for model in arguments.model:
+        case = argparse.Namespace(**vars(arguments) | {"model": model})
+        measure(case, make_config(case), machine)
+        gc.collect()
+        if on_gpu:  # as if the next were alone
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
 
 def measure(arguments: argparse.Namespace, config: TrainConfig, machine: HardwareConfig) -> None:
-    """Prints the figures."""
+    """Prints the figures of a model."""
     fabric = make_fabric(machine, height=config.height, width=config.width)
     device, frames = fabric.device, config.context + config.horizon
     size = {"height": config.height, "width": config.width}
@@ -77,13 +87,14 @@ def measure(arguments: argparse.Namespace, config: TrainConfig, machine: Hardwar
 
     plain_step = _plain_step(plain.to(device), config)
     slow, slow_tf32 = (_Timed(partial(plain_step, tf32=tf32), device) for tf32 in (False, True))
-    expected = slow.run(pool, COMPARED)[1]
+    expected = slow.run(pool, COMPARED)[1] if arguments.plain else []
     ours, theirs, theirs_tf32 = [], [], []
     for _ in range(arguments.turns):
         ours.append(fast.run(pool, arguments.steps)[0] / arguments.steps)
         few = max(1, arguments.steps // 4)
-        theirs.append(slow.run(pool, few)[0] / few)
-        if device.type == "cuda":
+        if arguments.plain:
+            theirs.append(slow.run(pool, few)[0] / few)
+        if arguments.plain and device.type == "cuda":
             theirs_tf32.append(slow_tf32.run(pool, few)[0] / few)
     seconds = statistics.median(ours)
     rate, dtype = matrix_rate(device, fabric.strategy.precision.precision)
@@ -107,15 +118,18 @@ def measure(arguments: argparse.Namespace, config: TrainConfig, machine: Hardwar
         "peak_tflops": {dtype: rate},
         "fraction_of_peak": tflops / rate,
         "fraction_of_peak_executed": tflops / rate * flops["executed"] / flops["model"],
-        "plain_ms_per_step": 1e3 * statistics.median(theirs),
-        "ratio_to_plain": statistics.median(theirs) / seconds,
-        "loss_off_most": max(abs(a - b) / b for a, b in zip(losses, expected, strict=True)),
         "peak_memory_gib": memory,
         "first_step_s": first,
         "hours_for_300000_steps": seconds * 300_000 / 3600,
         "device": device_name(device),
         "environment": environment("torch", "lightning"),
     }
+    if theirs:
+        figures |= {
+            "plain_ms_per_step": 1e3 * statistics.median(theirs),
+            "ratio_to_plain": statistics.median(theirs) / seconds,
+            "loss_off_most": max(abs(a - b) / b for a, b in zip(losses, expected, strict=True)),
+        }
     if theirs_tf32:
         figures["ratio_to_plain_with_tf32"] = statistics.median(theirs_tf32) / seconds
     if arguments.shards:
@@ -153,13 +167,14 @@ def _plain_step(net: PlainNet | FrameByFrame, config: TrainConfig) -> Callable[.
 
     def step(clips: Tensor, *, tf32: bool) -> Tensor:
         """tf32: products as a GPU makes them by default; without, in float32, as the report's GPU did."""
-        torch.backends.cudnn.allow_tf32, before = tf32, torch.backends.cudnn.allow_tf32
+        cudnn = torch.backends.cudnn
+        before, cudnn.benchmark, cudnn.allow_tf32 = (cudnn.benchmark, cudnn.allow_tf32), False, tf32
         loss = plain_losses(net, clips, config).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
         optimizer.step()
-        torch.backends.cudnn.allow_tf32 = before
+        cudnn.benchmark, cudnn.allow_tf32 = before
         return loss.detach()[None]
 
     return step

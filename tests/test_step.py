@@ -1,22 +1,15 @@
 """The fast training step against the plain one (benchmarks/plain.py): each lever by itself, and all together."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 
 import pytest
 import torch
-from packaging.requirements import Requirement
 
 from benchmarks.cases import make_net
 from benchmarks.plain import REPORT, PlainNet, plain_form, plain_loss, plain_losses
 from benchmarks.train import flops_of_a_clip
 from pipeline.training.losses import loss_per_image
 from pipeline.training.step import DelayedMetrics, RolloutLoss
-from tests.support.import_closure import ROOT
 from tests.support.steps import LR, begin, case, clips, short
 
 
@@ -197,41 +190,3 @@ def test_plain_loss_is_none_of_ours() -> None:
     a = torch.rand(3, 3, 32, 64)
     assert plain_loss(a, a, config.loss).abs().max() < 1e-6
     assert (plain_loss(a, a.flip(3), config.loss) > 0.1).all()
-
-
-@pytest.mark.slow
-def test_benchmarks_run_with_torch_torchvision_lightning_and_pydantic_alone(tmp_path: Path) -> None:
-    """As on a GPU machine with a plain checkout: a Python that has those and what they need, and nothing else."""
-    site, todo, there = tmp_path / "site", ["torch", "torchvision", "lightning", "pydantic"], set()
-    site.mkdir()
-    while todo:
-        name = todo.pop().lower().replace("_", "-")
-        if name in there:
-            continue
-        there.add(name)
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:
-            continue  # for another platform
-        needed = map(Requirement, found.requires or [])
-        todo += [need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
-        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
-            if not (site / top).exists():
-                (site / top).symlink_to(found.locate_file(top))
-    assert not any((site / top).exists() for top in ("ruamel", "safetensors", "tensorboard", "pandas", "simplejpeg"))
-    env = {"PYTHONPATH": f"{site}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-
-    def benchmark(*arguments: str) -> str:
-        command = [sys.executable, "-S", "-m", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    small, shards = ["--size", "32x32", "--channels", "4"], str(tmp_path / "shards")
-    benchmark("benchmarks.make_shards", "--out", shards, "--videos", "8", "--frames", "30", "--size", "32x32")
-    printed = benchmark("benchmarks.train", *small, "--batch", "4", "--turns", "1", "--steps", "2", "--shards", shards)
-    keys = ["ms_per_step", "clips_per_s", "tflops", "fraction_of_peak", "ratio_to_plain", "peak_memory_gib", "device"]
-    assert set(keys) <= json.loads(printed.splitlines()[-1]).keys()
-    benchmark("benchmarks.loader", "--shards", shards, "--batches", "10")
-    printed = benchmark("benchmarks.resume", *small, "--shards", shards, "--clips", "80")
-    assert json.loads(printed.splitlines()[-1])["same_weights"] == {"undisturbed": True, "killed": True}
