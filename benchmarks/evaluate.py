@@ -1,6 +1,6 @@
 """Clips a second of the stage evaluate: a model with random weights and the baselines, scored on stored clips.
 
-    python -m benchmarks.evaluate --shards DIR [--model lvln_warp] [--size 128x160] [--clips 256]
+    python -m benchmarks.evaluate --shards DIR [--model lvln_warp] [--size 128x160] [--clips 128]
 
 DIR holds validation-*.tar, such as data/shards/10. Timed with all baselines, and without those that need optical flow,
 which OpenCV computes on the CPU. Reading and decoding JPEGs is counted. One batch is scored before the clock starts.
@@ -38,7 +38,7 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=256 if on_gpu else 32, help="to score, at most")
+    parser.add_argument("--clips", type=int, default=128 if on_gpu else 32, help="to score, at most")
     add_case(parser, size="128x160" if on_gpu else "64x64", channels=64 if on_gpu else 16)
     given = parser.parse_args()
     config, device = make_config(given), pick_device("auto")

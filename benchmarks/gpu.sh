@@ -19,6 +19,7 @@ shards=${1:+$(realpath "$1")} out=$(realpath -m "${2:-$(dirname "$0")/../runs/gp
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
 export PYTHONUNBUFFERED=1 # what was printed before a measurement is cut is kept
+export REQUIRE_CUDA=1
 python=${PYTHON:-python3} part=${PART:-1} only=${ONLY:-} device=cuda
 due=20 # seconds, for what comes before the measurements
 troubles=()
@@ -60,6 +61,10 @@ measure() { # PART NAME SECONDS MODULE ARGUMENTS…: the figures that it prints,
         say "$name" "not begun: no time was left"
         return
     fi
+    if [ "$1" = pytest ] && ! "$python" -c 'import pytest' 2>/dev/null; then
+        say "$name" "not run: there is no pytest"
+        return
+    fi
     timeout --kill-after=5 "$left" "$python" -m "$@" >"$out/$name.log" 2>"$out/$name.err"
     code=$?
     if [ "$1" = pytest ]; then
@@ -77,20 +82,13 @@ measure() { # PART NAME SECONDS MODULE ARGUMENTS…: the figures that it prints,
         ;;
     esac
 }
-tests() { # PART NAME SECONDS CHOICE…: tests/test_gpu.py, those on this device
-    if "$python" -c 'import pytest' 2>/dev/null; then
-        REQUIRE_CUDA=1 measure "$1" "$2" "$3" pytest -q -rfEP tests/test_gpu.py "${@:4}"
-    elif [ "$1" = "$part" ]; then
-        say "$2" "not run: there is no pytest"
-    fi
-}
 train() { # PART NAME SECONDS ARGUMENTS…
     measure "$1" "$2" "$3" benchmarks.train "${@:4}" "${small[@]}" "${few[@]}"
 }
 wide=(--size 128x160) narrow=(--size 64x96) brief=(--turns 3 --steps 10)
 
 # Most of a training measurement is cuDNN's timing of its algorithms, about half a minute for the shapes of a model.
-tests 1 tests 80 -k "on_$device"
+measure 1 tests 80 pytest -q -rfEP tests/test_gpu.py -k "on_$device"
 train 1 lvln 75 --model lvln "${wide[@]}" --batch 16 "${brief[@]}" --shards "$shards"
 train 1 one_frame_full_res 60 --model one_frame full_res "${narrow[@]}" --batch 16 "${brief[@]}"
 train 1 warp_match 65 --model lvln_warp lvln_match "${wide[@]}" --batch 16 "${brief[@]}" --no-plain
@@ -102,12 +100,13 @@ else
 fi
 measure 1 evaluate 20 benchmarks.evaluate --shards "$shards" --model lvln_warp "${wide[@]}" "${small[@]}"
 train 1 warp_match_narrow 50 --model lvln_warp lvln_match "${narrow[@]}" --batch 8 "${brief[@]}" --no-plain
-train 1 lvln_64 50 --model lvln "${wide[@]}" --batch 64 "${brief[@]}" --no-plain
+train 1 lvln_64 45 --model lvln "${wide[@]}" --batch 64 "${brief[@]}" --no-plain
 
 train 2 lvln_compiled 180 --model lvln "${wide[@]}" --batch 16 --compile true "${brief[@]}"
 train 2 one_frame_compiled 85 --model one_frame "${narrow[@]}" --batch 16 --compile true "${brief[@]}"
 measure 2 resume 130 benchmarks.resume --shards "$shards" "${narrow[@]}" --batch 16 "${small[@]}"
-tests 2 tests_compiled 60 -m slow -k "compiled and on_$device"
+measure 2 tests_compiled 60 pytest -q -rfEP tests/test_gpu.py -m slow -k "compiled and on_$device"
 
+[ -s "$out/results.jsonl" ] || { echo "nothing is called ${only:-part $part}"; exit 2; }
 echo "all in $SECONDS s; results in $out/results.jsonl"
 [ ${#troubles[@]} = 0 ] || { echo "did not end well: ${troubles[*]}"; exit 1; }
