@@ -11,6 +11,7 @@ was made; OUT/<model>.safetensors; and the pictures of the evaluate stage if the
 
 import argparse
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def main() -> None:
     card = config.card(given.model, encoder, test_digest=names_digest(videos))
     save_model(given.out / f"{given.model}.safetensors", net, card)
     videos = videos[:: -(-len(videos) // SCORED_VIDEOS)]
-    table, pictures = score(net, card, videos, EVALUATION, device=fabric.device)
+    table, pictures = score(net, card, videos, EVALUATION, device=fabric.device, workers=len(os.sched_getaffinity(0)))
     table["made"] = {
         "minutes": trained / 60,
         "steps": record.step,

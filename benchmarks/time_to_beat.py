@@ -13,6 +13,7 @@ Writes the rows of this model and data in plots/time_to_beat.csv anew, a row a s
 """
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -29,7 +30,7 @@ from pipeline.clips.batches import EpochOrder
 from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
 from pipeline.evaluation.metrics import over
-from pipeline.evaluation.score import EvaluateConfig, score_clips
+from pipeline.evaluation.score import EvaluateConfig, baselines_for, score_clips
 from pipeline.hardware import HardwareConfig
 from pipeline.results import write_table
 from pipeline.settings import load_section
@@ -75,6 +76,7 @@ def scores(model: str, shards: Path, *, minutes: float) -> Iterator[Row]:
     clips, _ = phase_clips(config, folder)
     held_back = Clips(open_videos(folder, "validation"), length=card.context + 1, spacing=evaluate.spacing)
     evaluate = replace(evaluate, horizon=1)
+    beside = baselines_for(card, held_back, evaluate, workers=len(os.sched_getaffinity(0)))
     step = Step(fabric, net, config, compile=machine.compile)
     batches = (
         batch
@@ -88,7 +90,7 @@ def scores(model: str, shards: Path, *, minutes: float) -> Iterator[Row]:
         if number == following or seconds > 60 * minutes:
             scored = deepcopy(step.eval_net)
             scored.encoder.fuse(None)
-            table, _ = score_clips(scored, card, held_back, evaluate, device=fabric.device)
+            table, _ = score_clips(scored, card, held_back, evaluate, beside, device=fabric.device)
             ends = {"gain": "", "low": "_low", "high": "_high"}
             try:
                 gain = {name: table["model_over_constant_velocity"][f"{GAIN}{end}"]["1"] for name, end in ends.items()}

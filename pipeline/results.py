@@ -3,10 +3,13 @@
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+
+import numpy as np
 
 DIGITS = 6
 
@@ -37,6 +40,21 @@ def sha256_of(file: Path) -> str:
     """The sha256 of a file's content in hexadecimal, read in blocks; OSError if it cannot be read."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_rows(file: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
+    """The array of a .npy file, to write into; zeros at first, with all of its space taken, so that a full disk is an
+    OSError here and not a crash later."""
+    if file.exists():
+        return np.lib.format.open_memmap(file, "r+")
+    array = np.lib.format.open_memmap(file, "w+", dtype, tuple(shape))
+    with file.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            file.unlink()
+            raise OSError(f"{file}: no room for {array.nbytes:,} bytes: {error.strerror}") from error
+    return array
 
 
 def write_metrics(path: Path, tree: Mapping[str, object]) -> None:

@@ -1,5 +1,6 @@
 """Stage evaluate: a model and the baselines on the test split -> headline metrics, tables and pictures."""
 
+import os
 from pathlib import Path
 
 from pipeline.clips.shards import RATES, open_videos
@@ -21,7 +22,10 @@ def main() -> None:
     device = stage_device()
     videos = {fps: open_videos(Path("data/shards", str(fps)), "test") for fps in RATES}
     net, card = load_model(f"models/{name}.safetensors")
-    table, pictures = score(net, card, videos[config.fps], config, device=device)
+    # Shared by the models that see as many frames of the same size.
+    folder = Path(f"runs/baselines/{card.context}_{card.height}x{card.width}")
+    cores = len(os.sched_getaffinity(0))
+    table, pictures = score(net, card, videos[config.fps], config, device=device, folder=folder, workers=cores)
     phases = sorted(Path("models/phases", name).glob("*.safetensors"), key=lambda path: int(path.stem))
     nets = {path.stem: load_model(path)[0] for path in phases}
     matrix = curriculum_matrix(nets, card, videos, config, device=device)

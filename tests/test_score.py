@@ -71,6 +71,12 @@ def videos(shards: Path) -> list:
     return open_videos(shards / "10", "test")[:5]
 
 
+@pytest.fixture(scope="module")
+def table(videos: list) -> dict[str, dict]:
+    """Of a network that is not trained."""
+    return scored(small("lvln", height=32, width=32), videos)[0]
+
+
 def counted(folder: Path) -> tuple[Counting, list]:
     """Grey videos that count in steps of 5 levels, and the network that counts so."""
     stored_video(folder / "s", 12, split="test")
@@ -139,8 +145,7 @@ def test_one_group_and_no_motion_are_said_not_invented(tmp_path: Path) -> None:
     json.dumps(table, allow_nan=False)
 
 
-def test_the_whole_table(videos: list) -> None:
-    table, _ = scored(small("lvln", height=32, width=32), videos)
+def test_the_whole_table(videos: list, table: dict[str, dict]) -> None:
     expected = {over(region, name) for name in MEASURED for region in REGIONS}
     expected |= {"loss", "nyquist_ratio", "gradient_ratio"}
     assert set(WITH_INTERVALS) == {over(region, name) for name in ("psnr", "ssim") for region in REGIONS}
@@ -164,9 +169,8 @@ def test_the_whole_table(videos: list) -> None:
     assert 0 < table["data"]["moving"]["share"]["1"] < 0.5
 
 
-def test_the_table_as_tidy_rows(videos: list) -> None:
+def test_the_table_as_tidy_rows(table: dict[str, dict]) -> None:
     """A row a value, with its interval where it has one; the model goes by its name."""
-    table, _ = scored(small("lvln", height=32, width=32), videos)
     rows = score_rows(table, model="lvln")
     assert {row["predictor"] for row in rows} == {"lvln", *PREDICTORS} - {"model"}
     assert len(rows) == (len(REGIONS) * len(MEASURED) + 3) * len(PREDICTORS) * 3
@@ -195,8 +199,7 @@ def test_the_table_as_tidy_rows(videos: list) -> None:
     ]
 
 
-def test_the_headlines_are_one_frame_ahead(videos: list, tmp_path: Path) -> None:
-    table, _ = scored(small("lvln", height=32, width=32), videos)
+def test_the_headlines_are_one_frame_ahead(table: dict[str, dict], tmp_path: Path) -> None:
     for region in ("whole", "moving"):
         found = headline(table, region=region)
         assert list(found) == ["psnr", "ssim", "vs_copy", "vs_flow"]
@@ -289,9 +292,9 @@ def test_a_grid_shows_in_the_nyquist_ratio(videos: list) -> None:
     assert table["model"]["nyquist_ratio"]["1"] > 10 * table["copy_last"]["nyquist_ratio"]["1"]
 
 
-def test_evaluation_does_not_depend_on_the_batch(videos: list) -> None:
-    net = small("lvln", height=32, width=32)
-    tables = [scored(net, videos, batch=batch)[0] for batch in (1, 4)]
+def test_evaluation_does_not_depend_on_the_batch(videos: list, table: dict[str, dict]) -> None:
+    assert CONFIG.batch == 2
+    tables = [table, scored(small("lvln", height=32, width=32), videos, batch=3)[0]]
     for name in set(tables[0]) - {"data"}:
         for metric, steps in tables[0][name].items():
             for k, value in steps.items():
@@ -452,7 +455,7 @@ def test_stage(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """From model files to metrics, curves and pictures, twice with the same bytes."""
     from stages.evaluate import main
 
-    write_params(tmp_path, {"evaluate": {"pictures": 1}, "hardware": {"device": "cpu"}})
+    write_params(tmp_path, {"evaluate": {"pictures": 1, "spacing": 12}, "hardware": {"device": "cpu"}})
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shards").symlink_to(shards)
     for file in ("lvln", "phases/lvln/1", "phases/lvln/2"):

@@ -128,6 +128,16 @@ def image_quality(images: Tensor) -> dict[str, Tensor]:
     return {name: ratio.measure(images) for name, ratio in RATIOS.items()}
 
 
+def quality(
+    images: Tensor, target: Tensor, regions: Tensor, *, lpips: Callable[..., Tensor] | None = None
+) -> dict[str, Tensor]:
+    """{metric, by the name that `over` gives it over each region, or ratio: (N,)} of predicted images."""
+    found = image_quality(images)
+    for metric, values in frame_quality(images, target, regions, lpips=lpips).items():
+        found |= {over(region, metric): value for region, value in zip(REGIONS, values, strict=True)}
+    return found
+
+
 def regions_of(frames: Tensor, context: int, *, threshold: float) -> Tensor:
     """The masks of REGIONS for the K frames after the context, of clips (B, context + K, C, H, W): (4, B, K, H, W) of
     zeros and ones. threshold: of images.moving_pixels."""

@@ -4,6 +4,7 @@ Shapes: B batch, T time, K horizon steps; images (B, T, C, H, W) in [0, 1].
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -13,23 +14,15 @@ from torch import Tensor
 
 from pipeline.clips.clips import Clips
 from pipeline.clips.shards import StoredVideo
-from pipeline.evaluation.baselines import BASELINES, baselines, skipped
+from pipeline.evaluation.baseline_values import BaselineSettings, BaselineValues, baseline_values
+from pipeline.evaluation.baselines import BASELINES, skipped
 from pipeline.evaluation.intervals import GroupMeans
-from pipeline.evaluation.metrics import (
-    METRICS,
-    RATIOS,
-    REGIONS,
-    frame_quality,
-    image_quality,
-    over,
-    psnr,
-    regions_of,
-)
+from pipeline.evaluation.metrics import METRICS, RATIOS, REGIONS, over, psnr, quality, regions_of
 from pipeline.evaluation.perceptual import Lpips
 from pipeline.evaluation.predictions import Gallery, Pictures, Predicted, predict_clips
 from pipeline.nets.ladder import Ladder
 from pipeline.settings import Count, Natural, Rate, section
-from pipeline.training.losses import loss_per_image
+from pipeline.training.losses import loss_per_image, used_losses
 from pipeline.training.model_card import ModelCard
 
 PREDICTORS = ("model", *BASELINES)
@@ -54,20 +47,44 @@ class EvaluateConfig:
 
 
 def score(
-    net: Ladder, card: ModelCard, videos: Sequence[StoredVideo], config: EvaluateConfig, *, device: torch.device
+    net: Ladder,
+    card: ModelCard,
+    videos: Sequence[StoredVideo],
+    config: EvaluateConfig,
+    *,
+    device: torch.device,
+    folder: Path | None = None,
+    workers: int = 0,
 ) -> tuple[dict[str, dict], Pictures]:
-    """`score_clips` of all clips of the videos."""
+    """`score_clips` of all clips of the videos. folder, workers: as of `baseline_values`."""
     clips = Clips(list(videos), length=card.context + config.horizon, spacing=config.spacing)
-    return score_clips(net, card, clips, config, device=device)
+    beside = baselines_for(card, clips, config, folder=folder, workers=workers)
+    return score_clips(net, card, clips, config, beside, device=device)
+
+
+def baselines_for(
+    card: ModelCard,
+    clips: Clips,
+    config: EvaluateConfig,
+    *,
+    flow: bool = True,
+    folder: Path | None = None,
+    workers: int = 0,
+) -> BaselineValues:
+    """`baseline_values` of the clips, for a model of this card."""
+    settings = BaselineSettings(
+        card.context, card.height, card.width, config.moving_threshold, config.lpips, flow, config.batch
+    )
+    return baseline_values(clips, settings, losses=used_losses(card.loss), folder=folder, workers=workers)
 
 
 @torch.no_grad()
 def score_clips(
-    net: Ladder, card: ModelCard, clips: Clips, config: EvaluateConfig, *, device: torch.device, flow: bool = True
+    net: Ladder, card: ModelCard, clips: Clips, config: EvaluateConfig, beside: BaselineValues, *, device: torch.device
 ) -> tuple[dict[str, dict], Pictures]:
     """The table over all clips, of card.context + config.horizon frames, and pictures of clips spread evenly over them.
 
-    flow: with the baselines that need optical flow, which cost most of the time.
+    beside: what the baselines give on these clips.
 
     <predictor>.<metric>.<horizon step>: means over frames, for the model and each baseline; <metric>_<region> over a
     region of metrics.REGIONS; for the model <metric>_low and _high, the ends of a 95 % interval. model_over_<baseline>:
@@ -80,43 +97,46 @@ def score_clips(
     means: dict[str, GroupMeans] = {}
     title = f"evaluate {card.model}"
     for batch in predict_clips({"model": net}, card, clips, batch=config.batch, device=device, title=title):
-        for name, values in _values(batch, card, config, lpips, flow).items():
+        others = beside.of(batch.numbers, card.loss)
+        for name, values in _values(batch, card, config, lpips, others).items():
             means.setdefault(name, GroupMeans()).add(values, batch.groups)
         gallery.add(batch, "model")
     data = {"clips": len(clips), "videos": len(clips.videos), "fps": config.fps, "context": card.context}
     if lpips:
         data["lpips"] = {"weights": lpips.file, "sha256": lpips.sha256}
-    table = _table(means, config) | {"data": data | _coverage(means, card, config, flow)}
+    table = _table(means, config) | {"data": data | _coverage(means, card, config, beside.flow)}
     return table, gallery.pictures()
 
 
 def _values(
-    batch: Predicted, card: ModelCard, config: EvaluateConfig, lpips: Lpips | None, flow: bool
+    batch: Predicted,
+    card: ModelCard,
+    config: EvaluateConfig,
+    lpips: Lpips | None,
+    others: Mapping[str, dict[str, Tensor]],
 ) -> dict[str, dict[str, Tensor]]:
-    """{predictor and what else is averaged: {metric: (B, K)}} of a batch."""
-    context, targets = batch.context, batch.targets
-    shape, truth = targets.shape[:2], targets.flatten(0, 1)
+    """{predictor and what else is averaged: {metric: (B, K)}} of a batch. others: those of the true frames and of the
+    baselines."""
+    predictions, shape = batch.predictions["model"].flatten(0, 1), batch.targets.shape[:2]
+    truth, shown = batch.targets.flatten(0, 1), predictions.clamp(0, 1)
     regions = regions_of(batch.images, card.context, threshold=config.moving_threshold).flatten(1, 2)  # (R, B·K, H, W)
-    still = (truth == context[:, -1].repeat_interleave(shape[1], 0)).flatten(1).all(1)
     moving = regions[REGIONS.index("moving")]
-    found = {"truth": {**image_quality(truth), "moving": moving.mean((1, 2)), "still": still.float()}}
-    for name, predictions in {**batch.predictions, **baselines(context, targets, flow=flow)}.items():
-        frames = predictions.flatten(0, 1)
-        shown = frames.clamp(0, 1)
-        found[name] = image_quality(shown) | {"loss": loss_per_image(frames, truth, card.loss, moving)}
-        for metric, values in frame_quality(shown, truth, regions, lpips=lpips).items():
-            found[name] |= {over(region, metric): value for region, value in zip(REGIONS, values, strict=True)}
+    found = {
+        "model": quality(shown, truth, regions, lpips=lpips)
+        | {"loss": loss_per_image(predictions, truth, card.loss, moving)},
+        "resembles": {
+            str(t): psnr(shown, frame.repeat_interleave(shape[1], 0)) for t, frame in enumerate(batch.images.unbind(1))
+        },
+    }
+    found = {
+        name: {metric: value.unflatten(0, shape).cpu() for metric, value in values.items()}
+        for name, values in found.items()
+    }
     for name in COMPARED:
-        if name in found:
-            pairs = {metric: found["model"][metric] - found[name][metric] for metric in WITH_INTERVALS}
+        if name in others:
+            pairs = {metric: found["model"][metric] - others[name][metric] for metric in WITH_INTERVALS}
             found[f"model_over_{name}"] = pairs
-    shown = batch.predictions["model"].flatten(0, 1).clamp(0, 1)
-    found["resembles"] = {
-        str(t): psnr(shown, frame.repeat_interleave(shape[1], 0)) for t, frame in enumerate(batch.images.unbind(1))
-    }
-    return {
-        name: {metric: value.unflatten(0, shape) for metric, value in values.items()} for name, values in found.items()
-    }
+    return {**others, **found}
 
 
 def _table(means: Mapping[str, GroupMeans], config: EvaluateConfig) -> dict[str, dict]:

@@ -31,8 +31,8 @@ from pipeline.probe.controls import read_memoryless
 from pipeline.probe.features.conditions import FeaturesConfig, token_grid
 from pipeline.probe.features.extract import extract_features
 from pipeline.probe.samples import read_splits
-from pipeline.training.checkpoint import fingerprint
 from pipeline.training.loop import train
+from pipeline.training.state import fingerprint
 
 FOLLOWED = "attentive"  # the choice of features whose accuracy is followed over training
 LINES = ("untrained", "flow", "encoder", "chance")  # controls that are shown beside it

@@ -22,8 +22,9 @@ from lightning.fabric import Fabric
 
 from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
+from pipeline.evaluation.baseline_values import BaselineValues
 from pipeline.evaluation.intervals import deviation
-from pipeline.evaluation.score import score_clips
+from pipeline.evaluation.score import baselines_for, score_clips
 from pipeline.evaluation.tables import tidy
 from pipeline.experiments.settings import Experiment
 from pipeline.hardware import pick_device
@@ -32,10 +33,10 @@ from pipeline.nets.encoder import load_weights
 from pipeline.nets.ladder import Ladder
 from pipeline.processes import end_with_parent
 from pipeline.results import write_text
-from pipeline.training.checkpoint import fingerprint
 from pipeline.training.devices import make_fabric
 from pipeline.training.loop import phase_clips, train
 from pipeline.training.model_card import ModelCard
+from pipeline.training.state import fingerprint
 
 SHOWN = ("psnr", "ssim", "psnr_moving", "ssim_moving", "l1_moving", "nyquist_ratio", "gradient_ratio", "loss")
 PREDICTORS = ("model", "copy_last")
@@ -103,11 +104,12 @@ def run_trial(seed: int, *, experiment: Experiment, shards: Mapping[int, Path], 
     name = f"{experiment.model} seed {seed}"
     fabric, net, card = start(experiment, seed=seed)
     clips = scored_clips(card, replace(experiment, train=config), shards)
-    tables = [look(net, card, clips, experiment)]
+    beside = baselines_for(card, clips, experiment.evaluate, flow=False)
+    tables = [look(net, card, clips, experiment, beside)]
     record, phases = train(fabric, net, config, hardware, shards, name=name, run=run / str(seed))
     for weights in phases:
         net.load_state_dict(weights, strict=False)
-        tables.append(look(net, card, clips, experiment))
+        tables.append(look(net, card, clips, experiment, beside))
     epochs = accumulate(phase.epochs for phase in config.curriculum)
     steps = [0, *(int(record.validation[epoch - 1]["step"]) for epoch in epochs)]
     trainable = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
@@ -131,10 +133,10 @@ def scored_clips(card: ModelCard, experiment: Experiment, shards: Mapping[int, P
     return Clips(open_videos(folder, "validation"), length=length, spacing=config.spacing, at_most=SCORED)
 
 
-def look(net: Ladder, card: ModelCard, clips: Clips, experiment: Experiment) -> Table:
-    """The scores so far, and which frame of the clip the first prediction is like."""
+def look(net: Ladder, card: ModelCard, clips: Clips, experiment: Experiment, beside: BaselineValues) -> Table:
+    """The scores so far, and which frame of the clip the first prediction is like. beside: the baselines' values."""
     config = replace(experiment.evaluate, horizon=clips.length - card.context)
-    table, _ = score_clips(net, card, clips, config, device=pick_device(experiment.hardware.device), flow=False)
+    table, _ = score_clips(net, card, clips, config, beside, device=pick_device(experiment.hardware.device))
     kept = {name: {metric: table[name][metric] for metric in SHOWN if metric in table[name]} for name in PREDICTORS}
     return kept | {"resembles": table["resembles"]}
 

@@ -29,10 +29,11 @@ from pipeline.clips.clips import Clips, take_fraction
 from pipeline.clips.shards import open_videos
 from pipeline.hardware import HardwareConfig
 from pipeline.nets.ladder import Ladder
-from pipeline.training.checkpoint import STATE, Checkpoints, fingerprint
+from pipeline.training.checkpoint import STATE, Checkpoints
 from pipeline.training.config import TrainConfig
 from pipeline.training.interruption import Stop, only_one, stop_requests
 from pipeline.training.logs import draw, show
+from pipeline.training.state import fingerprint
 from pipeline.training.step import DelayedMetrics, Step, learning_rate, sampling_mask, trained_weights
 
 PICTURED = 4  # validation clips

@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H × W pixels; images in [0, 1]. Every value is per image, shape (N,).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +44,29 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
 }
 
 
+def loss_terms(
+    prediction: Tensor, target: Tensor, names: Iterable[str], moving: Tensor | None = None
+) -> dict[str, Tensor]:
+    """{name: (N,)} of LOSSES between images (N, C, H, W). Predictions are taken as they are, unclipped, so that values
+    outside [0, 1] are punished. moving: the mask of the pixels of the target that move (N, H, W), zeros and ones, which
+    moving_l1 alone needs."""
+    difference = prediction - target
+    return {name: LOSSES[name](prediction, target, difference, moving) for name in names}
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The weighted mean of the terms that have a weight: (N,). weights: by name, some above 0; absent ones are 0."""
+    used = used_losses(weights)
+    return sum(weights[name] * terms[name] for name in used) / sum(weights[name] for name in used)
+
+
+def used_losses(weights: Mapping[str, float]) -> list[str]:
+    """Those of LOSSES that have a weight, in their order."""
+    return [name for name in LOSSES if weights.get(name)]
+
+
 def loss_per_image(
     prediction: Tensor, target: Tensor, weights: Mapping[str, float], moving: Tensor | None = None
 ) -> Tensor:
-    """Weighted mean of the LOSSES between images (N, C, H, W): (N,). Predictions are taken as they are, unclipped, so
-    that values outside [0, 1] are punished. weights: by name, some above 0; absent ones are 0. moving: the mask of the
-    pixels of the target that move (N, H, W), zeros and ones, which moving_l1 alone needs."""
-    difference = prediction - target
-    used = {name: weights[name] for name in LOSSES if weights.get(name)}
-    terms = (weight * LOSSES[name](prediction, target, difference, moving) for name, weight in used.items())
-    return sum(terms) / sum(used.values())
+    """Weighted mean of the LOSSES between images (N, C, H, W): (N,). As loss_terms and weighted."""
+    return weighted(loss_terms(prediction, target, used_losses(weights), moving), weights)

@@ -34,11 +34,11 @@ from pipeline.probe.features.conditions import (
 )
 from pipeline.probe.features.memoryless import encoder_features, flow_features
 from pipeline.probe.features.states import Features, extract_states
-from pipeline.results import sha256_of, write_table
-from pipeline.training.checkpoint import fingerprint, load_state, save_state
+from pipeline.results import open_rows, sha256_of, write_table
 from pipeline.training.interruption import only_one
 from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import load_model
+from pipeline.training.state import fingerprint, load_state, save_state
 
 PROGRESS = "progress.pt"
 SAVE_SECONDS = 5.0
@@ -194,9 +194,6 @@ def features_of(
 
 def _write(file: Path, values: Tensor, first: int, total: int) -> None:
     """Each file is opened anew, so that its pages do not stay in memory."""
-    if file.exists():
-        array = np.lib.format.open_memmap(file, "r+")
-    else:
-        file.parent.mkdir(exist_ok=True)
-        array = np.lib.format.open_memmap(file, "w+", np.float16, (total, *values.shape[1:]))
+    file.parent.mkdir(exist_ok=True)
+    array = open_rows(file, (total, *values.shape[1:]), np.float16)
     array[first : first + len(values)] = values.clamp(-LARGEST, LARGEST).cpu().numpy()
