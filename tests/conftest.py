@@ -4,17 +4,23 @@ What makes videos and decodes them is imported by the fixtures that need it: tes
 ffmpeg and no pandas.
 """
 
+import os
+import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.support.import_closure import ROOT
 
 REAL_CLIPS = ROOT.parent / "shared" / "data" / "ucf101-mini"
 REAL_WEIGHTS = REAL_CLIPS.parent / "weights" / "resnet18_imagenet_conv1_to_layer3.pth"
+# Of the files without slow tests those that take longest, from half a minute down to ten seconds.
+LONG = ("bad_videos", "predict", "score", "warping", "nets", "clips", "time_to_beat", "circles", "disk", "pages")
 
 
 def pytest_configure() -> None:
@@ -25,9 +31,10 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that none of them is waited for alone at the end: those with the most
-    slow tests."""
+    slow tests, whose fast tests take long too, and then those of LONG."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: (-slow[item.path], place.get(item.path.stem, len(LONG))))
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +56,31 @@ def real_weights() -> Path:
     return REAL_WEIGHTS
 
 
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of this name that `make` fills. The workers of pytest-xdist share it: the first that asks makes it, and
+    the others wait. No test may write in it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, partial = shared / name, shared / f"{name}.partial"
+    with FileLock(shared / f"{name}.lock"):
+        if not folder.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def raw_motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 classes × 22 groups × 1 video of 30 frames, as the stage fetch leaves them."""
     from pipeline.datasets import motions
     from pipeline.datasets.table import write_table
 
-    raw = tmp_path_factory.mktemp("raw")
-    write_table(motions.make_table(motions.MotionsConfig(seed=3, groups=22, clips=1, frames=30), raw), raw)
-    return raw
+    def make(raw: Path) -> None:
+        write_table(motions.make_table(motions.MotionsConfig(seed=3, groups=22, clips=1, frames=30), raw), raw)
+
+    return made_once(tmp_path_factory, "raw_motions", make)
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +89,10 @@ def shards(raw_motions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.decode.dataset import decode_dataset, write_manifest
     from tests.support.decode import decode_config
 
-    out = tmp_path_factory.mktemp("shards")
-    write_manifest(out / "manifest.csv", decode_dataset(raw_motions, decode_config(), work=out))
-    return out
+    def make(out: Path) -> None:
+        write_manifest(out / "manifest.csv", decode_dataset(raw_motions, decode_config(), work=out))
+
+    return made_once(tmp_path_factory, "shards", make)
 
 
 @pytest.fixture

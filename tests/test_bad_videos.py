@@ -1027,9 +1027,21 @@ def fine_raw(folder: Path, *more: str) -> Path:
     return make_raw(folder, {"train": train, "test": ["Odd/v_Fine_g01_c01.avi"]})
 
 
-def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", site.raw, **asdict(site.config))
+def test_the_stage_stops_at_too_many_bad_videos_and_else_says_the_same(site: Site, tmp_path: Path) -> None:
+    """It stops with a list; with that many allowed, it ends with what the functions made."""
+    decode = asdict(site.config)
+    project = make_project(tmp_path / "project", site.raw, **decode | {"max_bad_fraction": 0.01})
+    done = run_stage(project, "decode", code=1)
+    assert "over decode.max_bad_fraction = 0.01" in done.stderr
+    assert "Odd/v_ZeroBytes_g08_c01.avi: empty, a file of no bytes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Every file and its verdict: runs/decode/manifest.csv" in done.stderr
+    assert len(read_manifest(project / "runs" / "decode")) == len(site.manifest)
+    assert not (project / "data" / "manifest.csv").exists()
+
+    write_params(project, {"decode": decode})
     done = run_stage(project, "decode")
+    assert "carrying on" in done.stdout
     assert f"videos: found {len(site.walked)}, " in done.stdout
     expected = site.manifest.to_csv(index=False, lineterminator="\n", errors="surrogateescape")
     assert (project / "data" / "manifest.csv").read_bytes() == expected.encode("utf-8", "surrogateescape")
@@ -1043,15 +1055,6 @@ def test_the_stage_says_the_same(site: Site, tmp_path: Path) -> None:
     }
     assert shard_digests(project / "data" / "shards") == shard_digests(site.out)
     assert not (project / "runs" / "decode").exists()
-
-
-def test_too_many_bad_videos_stop_the_stage_with_a_list(site: Site, tmp_path: Path) -> None:
-    done = run_stage(make_project(tmp_path / "project", site.raw, max_bad_fraction=0.01), "decode", code=1)
-    assert "over decode.max_bad_fraction = 0.01" in done.stderr
-    assert "Odd/v_ZeroBytes_g08_c01.avi: empty, a file of no bytes" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Every file and its verdict: runs/decode/manifest.csv" in done.stderr
-    assert len(read_manifest(tmp_path / "project" / "runs" / "decode")) == len(site.manifest)
 
 
 def test_a_decoder_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Features of clips under every condition: references, what is refused, kill -9."""
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -340,7 +339,7 @@ def test_conditions_together_equal_each_by_itself(name: str) -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def make(shards: Path, folder: Path, *, count: int = 7, net: Ladder | None = None, **changes: object) -> dict:
+def make(shards: Path, folder: Path, *, count: int = 2, net: Ladder | None = None, **changes: object) -> dict:
     """Features of the first test videos, in folder/features."""
     config = replace(CONFIG, **changes)
     found = items({"test": open_videos(shards / "10", "test")[:count]}, config)
@@ -355,7 +354,7 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
     shapes = make(shards, tmp_path, labels="directions", **changes)
     folder, net = tmp_path / "features", net_of("lvln")
     table = pd.read_csv(folder / "videos.csv")
-    assert len(table) == 14
+    assert len(table) == 4
     videos = {video.key: video for video in open_videos(shards / "10", "test")}
     clips = []
     for row in table.itertuples():
@@ -363,7 +362,7 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
         for first in (0, 4, 8):
             frames = read_frames(videos[key], first, 4)
             clips.append(frames.flip(0) if way == "backwards" else frames)
-    numbers, fresh = range(42), {f"untrained_{seed}": conditions.untrained(net, CARD, seed=seed) for seed in (0, 1)}
+    numbers, fresh = range(12), {f"untrained_{seed}": conditions.untrained(net, CARD, seed=seed) for seed in (0, 1)}
     config = replace(CONFIG, **changes)
     networks = {condition: fresh.get(condition, net) for condition in config.conditions}
     expected = features_of(clips, numbers, config, networks, CARD, longest=4)
@@ -373,7 +372,7 @@ def test_features_are_written_a_row_a_clip(shards: Path, tmp_path: Path) -> None
     for name, values in expected.items():
         stored = np.load(folder / f"{name}.npy")
         assert stored.dtype == np.float16
-        assert stored.shape == (42, *shapes[name])
+        assert stored.shape == (12, *shapes[name])
         np.testing.assert_allclose(stored, values.numpy(), rtol=2e-3, atol=2e-3)
     assert np.abs(np.load(folder / "shuffled/deepest.npy") - np.load(folder / "trained/deepest.npy")).max() > 1e-3
 
@@ -402,42 +401,73 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+# Runs that are killed in their fourth batch, and then begun again with their own settings or with others. Each is a
+# fork of one process: another would take longest to start, and might not take up what this one began in any case, since
+# a run depends on the code of all modules that are loaded.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.probe.features import extract
-from tests.test_features import make
-calls, features_of = 0, extract.features_of
-def dies(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return features_of(*arguments, **options)
-extract.features_of, extract.SAVE_SECONDS = dies, float(sys.argv[4])
-make(Path(sys.argv[1]), Path(sys.argv[2]), count=10, batch=3)
-print("calls", calls)
+from tests.test_features import OTHER, make
+
+shards, folder, features_of = Path(sys.argv[1]), Path(sys.argv[2]), extract.features_of
+
+
+def run(name, *, seconds, dies_in=None, **changes):
+    calls = 0
+
+    def counted(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == dies_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return features_of(*arguments, **options)
+
+    if os.fork() == 0:
+        extract.features_of, extract.SAVE_SECONDS = counted, seconds
+        make(shards, folder / name, count=10, batch=3, **changes)
+        (folder / name / "calls").write_text(str(calls))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.wait()[1])
+
+
+for name, seconds, changes in (("recorded", 0, {}), ("unrecorded", 1000, {}), ("other", 0, OTHER)):
+    assert run(name, seconds=seconds, dies_in=4) == -signal.SIGKILL
+    assert not (folder / name / "features").exists()
+    assert run(name, seconds=seconds, **changes) == 0
 """
+OTHER = {"clips": 1}
 
 
-@pytest.mark.parametrize("seconds", [0, 1000])
-def test_a_killed_run_carries_on_to_the_same_bytes(shards: Path, tmp_path: Path, seconds: float) -> None:
+@pytest.fixture(scope="module")
+def carried_on(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs of KILLED."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = python(KILLED, shards, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make(shards, folder, count=10, batch=3)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "calls"), [("recorded", 4), ("unrecorded", 7)])
+def test_a_killed_run_carries_on_to_the_same_bytes(carried_on: Path, undisturbed: Path, name: str, calls: int) -> None:
     """Twenty clips in seven batches, killed in the fourth: the rest is three and it, if the progress was recorded."""
-    assert python(KILLED, shards, tmp_path / "a", 4, seconds).returncode == -signal.SIGKILL
-    assert not (tmp_path / "a/features").exists()
-    again = python(KILLED, shards, tmp_path / "a", 99, seconds)
-    assert again.returncode == 0, again.stderr
-    assert f"calls {4 if seconds == 0 else 7}" in again.stdout
-    make(shards, tmp_path / "b", count=10, batch=3)
-    assert files(tmp_path / "a/features") == files(tmp_path / "b/features")
-    assert not (tmp_path / "a/runs/rows").exists()
+    assert (carried_on / name / "calls").read_text() == str(calls)
+    assert files(carried_on / name / "features") == files(undisturbed / "features")
+    assert not (carried_on / name / "runs/rows").exists()
 
 
-def test_another_runs_rows_are_not_taken(shards: Path, tmp_path: Path) -> None:
-    assert python(KILLED, shards, tmp_path / "a", 4, 0).returncode == -signal.SIGKILL
-    make(shards, tmp_path / "a", count=10, batch=3, seed=1, clips=1)  # other settings
-    make(shards, tmp_path / "b", count=10, batch=3, seed=1, clips=1)
-    assert files(tmp_path / "a/features") == files(tmp_path / "b/features")
+def test_another_runs_rows_are_not_taken(shards: Path, tmp_path: Path, carried_on: Path) -> None:
+    """Nine clips had been recorded; with these settings there are ten, in four batches."""
+    assert (carried_on / "other" / "calls").read_text() == "4"
+    make(shards, tmp_path, count=10, batch=3, **OTHER)
+    assert files(carried_on / "other" / "features") == files(tmp_path / "features")
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from pipeline.training.loop import STATE
 from pipeline.training.step import Step
 from tests.support.steps import LR, begin, case, clips, short
 from tests.support.training import (
+    LONGER,
     assert_equal,
     config,
     finish,
@@ -209,7 +210,7 @@ def no_more_memory() -> Iterator[None]:
 def undisturbed(device: str, textures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list]:
     """What runs give that nothing interrupts: on a CPU one, since all are the same, and on a GPU two."""
     folders = [tmp_path_factory.mktemp("undisturbed") for _ in range(2 if device == "cuda" else 1)]
-    processes = [start_training(textures, folder, {"a": {}}, device=device) for folder in folders]
+    processes = [start_training(textures, folder, {"a": LONGER}, device=device) for folder in folders]
     for process in processes:
         finish(process)
     return [results(folder / "a") for folder in folders]
@@ -240,7 +241,7 @@ def test_a_killed_run_continues_to_the_same_end(
     rng.shuffle(moments)
     killed = [
         signal_after(
-            start_training(textures, tmp_path, {"b": {}}, **machine),
+            start_training(textures, tmp_path, {"b": LONGER}, **machine),
             number,
             tmp_path / "b" / moment,
             delay=rng.choice([0, rng.uniform(0, 0.5)]),
@@ -248,7 +249,7 @@ def test_a_killed_run_continues_to_the_same_end(
         for moment in (moments[:1] if device == "cuda" else moments)
     ]
     assert any(killed)
-    assert "continuing at step" in finish(start_training(textures, tmp_path, {"b": {}}, **machine))
+    assert "continuing at step" in finish(start_training(textures, tmp_path, {"b": LONGER}, **machine))
     continued = results(tmp_path / "b")
     if device == "cpu":
         assert_equal(continued, undisturbed[0])

@@ -32,7 +32,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_both_models_are_trained_and_scored(shards: Path, tmp_path: Path) -> None:
-    done = gpu_quality(shards / "10", tmp_path / "out", CPU="1", MINUTES="0.5", SIZE="32x32")
+    done = gpu_quality(shards / "10", tmp_path / "out", CPU="1", MINUTES="0.2", SIZE="32x32")
     assert done.returncode == 0, done.stdout
     for model in ("lvln_warp", "lvln_match"):
         table = json.loads((tmp_path / "out" / f"evaluate_{model}.json").read_text())

@@ -50,11 +50,11 @@ def test_feature_counts_of_the_report() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("context", [1, 3, 5, 9])
+@pytest.mark.parametrize("context", [1, 3, 9])
 def test_any_context_and_any_horizon(name: str, context: int) -> None:
     net = small(name).eval()
     with torch.no_grad():
-        for horizon in (1, 2, 4):
+        for horizon in (1, 4):
             predictions, _ = predict(net, torch.rand(2, context, 3, 32, 64), horizon=horizon, clip_feedback=True)
             assert predictions.shape == (2, horizon, 3, 32, 64)
             assert predictions.isfinite().all()

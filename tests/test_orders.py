@@ -4,6 +4,7 @@ order that is left to tell them by."""
 import re
 from collections import Counter
 from fractions import Fraction
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,18 @@ def seen_order(states: np.ndarray, times: np.ndarray) -> str:
     in_turn = np.roll(circles, -begin)
     changes = in_turn[np.diff(in_turn, prepend=-1) != 0]
     return "".join(name for circle in changes for name, (meant, _) in MEANING.items() if meant == circle)
+
+
+@cache
+def every_video(class_name: str) -> np.ndarray:
+    """The states (1000, T, 4) of the class's videos of ALL."""
+    return np.array([orders.trajectory(CONFIG, class_name, *at) for at in ALL])
+
+
+@cache
+def every_movement(class_name: str) -> np.ndarray:
+    """What has moved (1000, T) in them."""
+    return np.array([moved(states) for states in every_video(class_name)])
 
 
 def sorted_rows(rows: np.ndarray) -> np.ndarray:
@@ -185,13 +198,13 @@ def test_pairs_further_apart_tell_the_classes():
 def test_any_movement_is_as_likely_at_any_place(name, at):
     """24 tests, and the beginnings that all classes share: p below 0.0003 would be a surprise of less than one in a
     hundred."""
-    counts = Counter(moved(orders.trajectory(CONFIG, name, *clip))[at] for clip in ALL)
+    counts = Counter(every_movement(name)[:, at])
     assert chisquare([counts[circle] for circle in (-1, X, Y, ANGLE, OCTAVE)]).pvalue > 3e-4
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 2), (22, 25), (31, 32)])
 def test_the_displacement_of_a_pair_has_one_distribution(first, second):
-    videos = np.array([[orders.trajectory(CONFIG, name, *at)[[first, second]] for at in ALL] for name in CLASSES])
+    videos = np.array([every_video(name)[:, [first, second]] for name in CLASSES])
     steps = (videos[:, :, 1] - videos[:, :, 0] + PERIODS / 2) % PERIODS - PERIODS / 2  # (class, video, circle)
     for label in range(len(CLASSES)):
         others = np.delete(steps, label, axis=0).reshape(-1, 4)

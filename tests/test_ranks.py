@@ -23,7 +23,7 @@ from torch import nn
 from pipeline.pages.cells import facts
 from pipeline.training.devices import make_fabric
 from pipeline.training.model_file import load_model
-from tests.support.project import environment, run_stage, write_params
+from tests.support.project import environment, run_stage, run_stage_here, write_params
 from tests.support.training import (
     PROGRAM,
     assert_equal,
@@ -36,81 +36,84 @@ from tests.support.training import (
     losses,
     results,
     run,
-    start,
     start_training,
     trainable,
 )
 
 CHANGES = {"clips": {"fraction": 0.125}, "curriculum": curriculum((10, 2)), "optimizer": {"lr": 0.001}}
 SIZES = {8: [8] * 6, 7: [7] * 6 + [6]}  # of the batches of an epoch, by the setting `batch`
+REFUSED = [{"devices": 1}, {"devices": 1, "nodes": 3}, {"devices": 2, "compile": True}]  # hardware of two ranks
 
-STOPPED = """
-import os, signal
+# What the two ranks do one after the other. To start them takes longer than any of it.
+TWO_RANKS = """
+import json, os, signal, sys, torch
 from pathlib import Path
+from torch import nn
 from pipeline.training import loop
-from tests.support.training import main
+from pipeline.training.batch_norm import SyncedBatchNorm, synchronise
+from pipeline.training.devices import closing_ranks, make_fabric, pick_compile
+from tests.support.training import hardware, train_runs
+
+folder, rank = Path(__file__).parent, int(os.environ["RANK"])
+
+
+def be_refused():
+    messages = []
+    for changes in json.loads((folder / "tries.json").read_text()):
+        try:
+            machine = hardware(**changes)
+            pick_compile(machine.compile, make_fabric(machine, height=32, width=32))
+        except ValueError as error:
+            messages.append(str(error))
+    (folder / f"refused_{rank}.json").write_text(json.dumps(messages))
+
+
+def normalise():
+    given = torch.load(folder / "batch_norm" / "given.pt")
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    net.load_state_dict(given["weights"])
+    synchronise(net)
+    assert type(net[0]) is SyncedBatchNorm
+    results = []
+    for x, direction in given["batches"]:
+        x = x.tensor_split([given["split"]])[rank].requires_grad_()
+        y = net(x)
+        y.backward(direction.tensor_split([given["split"]])[rank])
+        results.append([y.detach(), x.grad])
+    gradients = [parameter.grad for parameter in net.parameters()]
+    evaluated = net.eval()(given["batches"][0][0])
+    results = [results, gradients, net.state_dict(), evaluated.detach()]
+    torch.save(results, folder / "batch_norm" / f"result_{rank}.pt")
+
 
 class StoppedStep(loop.Step):
     count = 0
 
     def __call__(self, *arguments, **named):
         self.count += 1
-        Path(__file__).with_name(f"steps_{os.environ['RANK']}").write_text(str(self.count))
-        if os.environ["RANK"] == "1" and self.count == 9:
+        (folder / f"steps_{rank}").write_text(str(self.count))
+        if rank == 1 and self.count == 9:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().__call__(*arguments, **named)
 
-loop.Step = StoppedStep
-main()
-"""
 
-BATCH_NORM = """
-import os, sys, torch
-from pathlib import Path
-from torch import nn
-from pipeline.training.batch_norm import SyncedBatchNorm, synchronise
-
-torch.distributed.init_process_group("gloo")
-rank = int(os.environ["RANK"])
-given = torch.load(Path(sys.argv[1]) / "given.pt")
-net = nn.Sequential(nn.BatchNorm2d(3))
-net.load_state_dict(given["weights"])
-synchronise(net)
-assert type(net[0]) is SyncedBatchNorm
-results = []
-for x, direction in given["batches"]:
-    x = x.tensor_split([given["split"]])[rank].requires_grad_()
-    y = net(x)
-    y.backward(direction.tensor_split([given["split"]])[rank])
-    results.append([y.detach(), x.grad])
-gradients = [parameter.grad for parameter in net.parameters()]
-evaluated = net.eval()(given["batches"][0][0])
-torch.save([results, gradients, net.state_dict(), evaluated.detach()], Path(sys.argv[1]) / f"result_{rank}.pt")
-torch.distributed.destroy_process_group()
-"""
-
-REFUSED = """
-import json, os, sys
-from pathlib import Path
-from pipeline.training.devices import closing_ranks, make_fabric, pick_compile
-from tests.support.training import hardware
-
-messages = []
 with closing_ranks():
-    for changes in json.loads(sys.argv[2]):
-        try:
-            machine = hardware(**changes)
-            pick_compile(machine.compile, make_fabric(machine, height=32, width=32))
-        except ValueError as error:
-            messages.append(str(error))
-(Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(json.dumps(messages))
+    be_refused()
+    normalise()
+    model, shards, _, runs, changes = sys.argv[1:6]
+    runs, changes = json.loads(runs), json.loads(changes)
+    stopped = {"stopped": runs.pop("stopped")}
+    train_runs(model, shards, folder, runs, changes)
+    step, loop.Step = loop.Step, StoppedStep
+    try:
+        train_runs(model, shards, folder, stopped, changes)
+    except SystemExit as end:
+        how = end.code
+    (folder / f"saved_{rank}").write_text(str(torch.load(folder / "stopped" / "state.pt")["progress"]["step"]))
+    loop.Step = step
+    train_runs(model, shards, folder, stopped, changes)
+    raise SystemExit(how)
 """
-
-
-def script(folder: Path, code: str) -> Path:
-    file = folder / "worker.py"
-    file.write_text(code)
-    return file
 
 
 def train(
@@ -123,9 +126,23 @@ def train(
 
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks' undisturbed runs, in folders batch_8 and batch_7."""
+    """What the two ranks made of TWO_RANKS: undisturbed runs in batch_8 and batch_7, and one that was stopped and went
+    on. said.txt: what they printed."""
     folder = tmp_path_factory.mktemp("ranks")
-    finish(train(shards, folder, **{f"batch_{batch}": {"batch": batch} for batch in SIZES}))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter)
+    batches = [(torch.randn(7, 3, 4, 5) * 3 + shift, torch.randn(7, 3, 4, 5)) for shift in (2, -20)]
+    (folder / "batch_norm").mkdir()
+    torch.save({"weights": net.state_dict(), "batches": batches, "split": 5}, folder / "batch_norm" / "given.pt")
+    (folder / "tries.json").write_text(json.dumps(REFUSED))
+    program = folder / "worker.py"
+    program.write_text(TWO_RANKS)
+    runs = {f"batch_{batch}": {"batch": batch} for batch in SIZES} | {"stopped": {}}
+    said = finish(train(shards, folder, program=(program,), **runs), fails=True)
+    assert re.search(r"exitcode *: 143", said), said  # 128 + SIGTERM, of the rank that ended first
+    (folder / "said.txt").write_text(said)
     return folder
 
 
@@ -150,16 +167,12 @@ def test_two_ranks_train_as_one_process_does(shards: Path, trained: Path, tmp_pa
     assert torch.dist(trainable(net), alone) < 0.02 * torch.dist(alone, before)
 
 
-def test_batch_norm_over_ranks_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+def test_batch_norm_over_ranks_is_that_of_the_whole_batch(trained: Path) -> None:
     """Over parts of 5 and 2 images, twice, in training; then in eval mode."""
-    alone = nn.BatchNorm2d(3)
-    nn.init.uniform_(alone.weight)
-    nn.init.uniform_(alone.bias)
-    net = nn.Sequential(alone)
-    batches = [(torch.randn(7, 3, 4, 5) * 3 + shift, torch.randn(7, 3, 4, 5)) for shift in (2, -20)]
-    torch.save({"weights": net.state_dict(), "batches": batches, "split": 5}, tmp_path / "given.pt")
-    finish(start(script(tmp_path, BATCH_NORM), tmp_path, ranks=2))
-    parts, gradients, states, evaluated = zip(*results(tmp_path), strict=True)
+    given = torch.load(trained / "batch_norm" / "given.pt")
+    net, batches = nn.Sequential(nn.BatchNorm2d(3)), given["batches"]
+    net.load_state_dict(given["weights"])
+    parts, gradients, states, evaluated = zip(*results(trained / "batch_norm"), strict=True)
 
     close = {"rtol": 1e-4, "atol": 1e-5}
     for i, (x, direction) in enumerate(batches):
@@ -175,14 +188,13 @@ def test_batch_norm_over_ranks_is_that_of_the_whole_batch(tmp_path: Path) -> Non
     assert torch.equal(net.eval()(batches[0][0]), evaluated[0])
 
 
-def test_sigterm_to_one_rank_stops_both_and_they_continue(shards: Path, trained: Path, tmp_path: Path) -> None:
-    """After the same step, in the middle of an epoch; the end is, to the bit, that of the undisturbed run."""
-    stopped = finish(train(shards, tmp_path, program=(script(tmp_path, STOPPED),), batch_8={}), fails=True)
-    assert re.search(r"exitcode *: 143", stopped)  # 128 + SIGTERM, of the rank that ended first
-    assert [(tmp_path / f"steps_{rank}").read_text() for rank in range(2)] == ["9", "9"]
-    assert torch.load(tmp_path / "batch_8" / "state.pt")["progress"]["step"] == 9
-    assert "continuing at step 9 from" in finish(train(shards, tmp_path, batch_8={}))
-    assert_equal(results(tmp_path / "batch_8"), results(trained / "batch_8"))
+def test_sigterm_to_one_rank_stops_both_and_they_continue(trained: Path) -> None:
+    """After the same step, in the middle of an epoch; the end is, to the bit, that of the undisturbed run. That other
+    processes continue as well is seen below, of ranks that were killed."""
+    for file in ("steps", "saved"):
+        assert [(trained / f"{file}_{rank}").read_text() for rank in range(2)] == ["9", "9"]
+    assert (trained / "said.txt").read_text().count("continuing at step 9 from") == 1
+    assert_equal(results(trained / "stopped"), results(trained / "batch_8"))
 
 
 @pytest.mark.slow
@@ -200,12 +212,10 @@ def test_two_killed_ranks_continue_to_the_same_bits(shards: Path, trained: Path,
     assert_equal(results(tmp_path / "batch_8"), results(trained / "batch_8"))
 
 
-def test_ranks_that_do_not_fit_the_params_are_refused(tmp_path: Path) -> None:
+def test_ranks_that_do_not_fit_the_params_are_refused(trained: Path) -> None:
     """Two ranks, each of which tries to begin with other params; and one process where there should be two."""
-    tries = [{"devices": 1}, {"devices": 1, "nodes": 3}, {"devices": 2, "compile": True}]
-    finish(start(script(tmp_path, REFUSED), tmp_path, json.dumps(tries), ranks=2))
     for rank in range(2):
-        too_many, too_few, compiled = json.loads((tmp_path / f"{rank}.json").read_text())
+        too_many, too_few, compiled = json.loads((trained / f"refused_{rank}.json").read_text())
         assert "hardware: devices 1 on each of nodes 1 make 1 processes, but 2 started" in too_many
         assert "devices 1 on each of nodes 3 make 3 processes, but 2 started" in too_few
         assert too_few.endswith("2 of them here; start them with: torchrun --nnodes 3 --nproc-per-node 1")
@@ -259,7 +269,7 @@ def test_ranks_do_not_outlive_the_stage(shards: Path, tmp_path: Path, seconds: f
 
 def test_the_stage_says_how_to_start_several_machines(shards: Path, tmp_path: Path) -> None:
     make_project(tmp_path, shards, hardware={"devices": 4, "nodes": 2})
-    done = run_stage(tmp_path, "train", "lvln")
+    done = run_stage_here(tmp_path, "train", "lvln")
     assert done.returncode == 1
     assert "hardware.nodes: 2" in done.stderr
     assert "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 4" in done.stderr

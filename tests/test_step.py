@@ -63,16 +63,16 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_the_loss_curve_is_the_plain_one(model: str, tolerance: float) -> None:
     """Some steps, each on other clips, with clipping and AdamW: the loop's step against PyTorch's defaults. Both in
     float32; tests/test_gpu.py compares bf16 with it."""
-    config = case(model, size="64x64")
+    config = short(case(model, size="64x64"))
     net = make_net(model, config)
     plain = plain_form(model, net)
     step = begin(net, config)
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=config.optimizer.weight_decay)
     losses = []
-    for i in range(8):
-        batch = clips(config, seed=i)
-        loss, norm = step(batch, lr=LR, clips_of_all=4).tolist()
+    for i in range(6):
+        batch = clips(config, 2, seed=i)
+        loss, norm = step(batch, lr=LR, clips_of_all=2).tolist()
         expected = plain_losses(plain, batch, config).mean()
         optimizer.zero_grad()
         expected.backward()
@@ -81,7 +81,7 @@ def test_the_loss_curve_is_the_plain_one(model: str, tolerance: float) -> None:
         assert loss == pytest.approx(float(expected.detach()), rel=tolerance)
         assert norm == pytest.approx(float(expected_norm), rel=100 * tolerance)
         losses.append(loss)
-    assert min(losses[4:]) < losses[0]
+    assert min(losses[3:]) < losses[0]
 
 
 WARPING = ("lvln_match", "lvln_warp")

@@ -9,8 +9,10 @@ import resource
 import shutil
 import signal
 import time
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,15 +22,17 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.clips.shards import RATES
-from pipeline.training.checkpoint import load_state, save_state
-from pipeline.training.config import OptimizerConfig, Phase, check_ranks
+from pipeline.training.config import OptimizerConfig, Phase, TrainConfig, check_ranks
 from pipeline.training.devices import pick_precision
 from pipeline.training.loop import STATE, phase_clips
 from pipeline.training.model_file import load_model, save_model
+from pipeline.training.state import load_state, save_state
 from pipeline.training.step import DelayedMetrics, Step, learning_rate
 from tests.support.import_closure import ROOT
-from tests.support.project import run_stage, write_params
+from tests.support.project import run_stage, run_stage_here, write_params
 from tests.support.training import (
+    LONGER,
+    Trained,
     assert_same,
     card,
     config,
@@ -43,27 +47,42 @@ from tests.support.training import (
 from tests.support.videos import stored_video
 
 
+class PlainRun(NamedTuple):
+    """A run whose last clips of an epoch are fewer than a batch. said: on standard error."""
+
+    settings: TrainConfig
+    trained: Trained
+    folder: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def plain_run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> PlainRun:
+    settings, folder, said = config(batch=9), tmp_path_factory.mktemp("plain_run"), io.StringIO()
+    with redirect_stderr(said):
+        trained = run(settings, shards, folder)
+    return PlainRun(settings, trained, folder, said.getvalue())
+
+
 def test_overfitting_a_few_clips_lowers_the_loss(shards: Path, tmp_path: Path) -> None:
-    settings = config(clips={"fraction": 1.0, "overfit": 2}, curriculum=curriculum((10, 40)))
+    settings = config(
+        batch=1, clips={"fraction": 1.0, "overfit": 2}, curriculum=curriculum((10, 15)), optimizer={"lr": 0.01}
+    )
     record = run(settings, shards, tmp_path).record
-    assert record.step == 40
+    assert record.step == 30
     assert losses(record.curve)[-1] < losses(record.curve)[0] / 2
     assert record.best_loss == min(losses(record.validation))
 
 
-def test_the_curriculum_runs_through_its_phases(shards: Path, tmp_path: Path) -> None:
-    settings = config(batch=9)
+def test_the_curriculum_runs_through_its_phases(shards: Path, plain_run: PlainRun) -> None:
+    settings, record = plain_run.settings, plain_run.trained.record
     clips = {fps: phase_clips(settings, shards / str(fps))[0] for fps in (15, 10)}
-    trained = run(settings, shards, tmp_path)
-    record = trained.record
     assert len(clips[15]) % 9  # the last clips are trained on too
     assert record.step == math.ceil(len(clips[15]) / 9) + 2 * math.ceil(len(clips[10]) / 9)
     assert [row["fps"] for row in record.validation] == [15, 10, 10]
     assert [row["epoch"] for row in record.validation] == [0, 1, 2]
     assert {row["fps"] for row in record.curve} == {15, 10}
-    assert (tmp_path / "state.pt").exists()  # until the caller has written the result
-    assert_same(run(settings, shards, tmp_path), trained)
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert (plain_run.folder / "state.pt").exists()  # until the caller has written the result
 
 
 def test_validation_clips_are_of_the_validation_groups(shards: Path) -> None:
@@ -91,7 +110,7 @@ def test_same_settings_same_weights_and_files(shards: Path, tmp_path: Path) -> N
 
 def test_only_the_changed_phases_are_trained_again(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The curriculum's beginning is taken from the earlier run; curves and weights are those of training it all."""
-    before = config(curriculum=curriculum((25, 1), (15, 1), (10, 2)))
+    before = config(clips={"spacing": 8}, curriculum=curriculum((25, 1), (15, 1), (10, 2)))
     after = replace(before, curriculum=(*before.curriculum[:2], Phase(fps=10, epochs=1)))
     record = run(before, shards, tmp_path / "a").record
     (tmp_path / "a" / STATE).unlink()  # as the stage does when it has written the result
@@ -159,14 +178,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_tensorboard_shows_losses_rates_and_pictures(shards: Path, tmp_path: Path) -> None:
-    settings = config(curriculum=curriculum((10, 2)))
-    record = run(settings, shards, tmp_path).record
-    found = scalars(tmp_path)
+def test_tensorboard_shows_losses_rates_and_pictures(shards: Path, plain_run: PlainRun) -> None:
+    record = plain_run.trained.record
+    found = scalars(plain_run.folder)
     assert [value for _, value in found["train/loss"]] == pytest.approx(losses(record.curve))
     assert [value for _, value in found["train/lr"]] == pytest.approx([row["lr"] for row in record.curve])
     assert [step for step, _ in found["validation/loss"]] == [row["step"] for row in record.validation]
-    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(plain_run.folder / "tensorboard"), size_guidance={"images": 0}).Reload()
     steps = [0, *(row["step"] for row in record.validation)]  # before training, and after each epoch
     for tag, rows in (("predictions", 2 * 4), ("filters", 1 + 4 * 3)):
         pictures = events.Images(tag)
@@ -175,13 +193,12 @@ def test_tensorboard_shows_losses_rates_and_pictures(shards: Path, tmp_path: Pat
         assert image.shape == (rows * 34 + 2, 4 * 34 + 2, 3)
         assert pictures[0].encoded_image_string != pictures[-1].encoded_image_string
     frames = image[2:34, 2:]  # the picture of filters begins with the clip itself
-    clip = phase_clips(settings, shards / "10")[1][0]
+    clip = phase_clips(plain_run.settings, shards / "10")[1][0]
     assert np.array_equal(frames[:, :32], clip[0].permute(1, 2, 0).numpy())
 
 
-def test_the_progress_bar_says_where_it_is(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run(config(), shards, tmp_path)
-    said = capsys.readouterr().err
+def test_the_progress_bar_says_where_it_is(plain_run: PlainRun) -> None:
+    said = plain_run.said
     assert "lvln phase 1/2 (15 fps) epoch 1/1" in said
     assert "lvln phase 2/2 (10 fps) epoch 2/2: 100%" in said
     assert "loss=0." in said
@@ -230,25 +247,26 @@ def test_the_last_good_state_survives_a_loss_that_is_not_finite(
 
     def poisoned(self: Step, clips: torch.Tensor, **choices: object) -> torch.Tensor:
         values = original(self, clips, **choices)
-        return values if next(calls) < 5 else values * math.nan
+        return values if next(calls) < 3 else values * math.nan
 
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", poisoned)
         patch.setattr(DelayedMetrics, "lag", lag)
-        with pytest.raises(FloatingPointError, match=rf"loss nan.* at step 5, .*kept in {tmp_path}/state\.pt"):
+        with pytest.raises(FloatingPointError, match=rf"loss nan.* at step 3, .*kept in {tmp_path}/state\.pt"):
             run(config(), shards, tmp_path, checkpoint_minutes=1e-9)
     progress = torch.load(tmp_path / STATE)["progress"]
-    assert progress["step"] <= 5
+    assert progress["step"] <= 3
     assert all(math.isfinite(loss) for loss in progress["pending"])
     record = run(config(), shards, tmp_path, checkpoint_minutes=1e-9).record
     assert all(map(math.isfinite, losses(record.curve)))
 
 
-def test_reading_late_changes_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_late_changes_nothing(
+    shards: Path, tmp_path: Path, plain_run: PlainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a GPU the numbers of a step are read two steps later."""
-    at_once = run(config(), shards, tmp_path / "a")
     monkeypatch.setattr(DelayedMetrics, "lag", 2)
-    assert_same(run(config(), shards, tmp_path / "b"), at_once)
+    assert_same(run(plain_run.settings, shards, tmp_path), plain_run.trained)
 
 
 def test_precision_goes_with_the_device() -> None:
@@ -274,7 +292,7 @@ def test_bf16_trains(tmp_path: Path) -> None:
     for fps in RATES:
         for split in ("train", "validation"):
             stored_video(tmp_path / str(fps), 40, split=split, size=64)
-    settings = config(curriculum=curriculum((10, 4)), height=64, width=64, batch=4)
+    settings = config(curriculum=curriculum((10, 2)), height=64, width=64, batch=4)
     net, record, _ = run(settings, tmp_path, tmp_path, precision="bf16-mixed")
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
     assert record.validation[-1]["loss"] < record.validation[0]["loss"]
@@ -336,7 +354,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
 
 def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
-    done = run_stage(tmp_path, "train", "lvln")
+    done = run_stage_here(tmp_path, "train", "lvln")
     assert done.returncode == 1
     assert "train: params.yaml: no such file here" in done.stderr
     assert "no traceback written: " in done.stderr
@@ -344,7 +362,7 @@ def test_an_error_is_told_even_where_nothing_can_be_written(tmp_path: Path) -> N
 
 def test_sigterm_saves_and_ends_promptly(shards: Path, tmp_path: Path) -> None:
     """Nothing but the signal can have saved the state: by the clock it would be days later."""
-    process = start_training(shards, tmp_path, {"a": {}}, workers=2, checkpoint_minutes=10_000)
+    process = start_training(shards, tmp_path, {"a": LONGER}, workers=2, checkpoint_minutes=10_000)
     state, events = tmp_path / "a" / STATE, tmp_path / "a" / "tensorboard"
     deadline = time.monotonic() + 60
     while not list(events.glob("events.*")) and time.monotonic() < deadline:
@@ -372,7 +390,7 @@ def test_stage_train_names_bad_params(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [("train",), ("train", "foo"), ("evaluate", "foo"), ("probe", "nonsense")])
 def test_stages_say_which_items_there_are(arguments: tuple[str, ...]) -> None:
     stage, *items = arguments
-    done = run_stage(ROOT, stage, *items)
+    done = run_stage_here(ROOT, stage, *items)
     assert done.returncode == 1
     assert done.stderr.startswith(f"usage: python -m stages.{stage} ")
     assert "Traceback" not in done.stderr

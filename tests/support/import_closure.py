@@ -1,6 +1,7 @@
 """The project files a stage imports, found by reading the sources, independently of Python's own import."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +13,7 @@ def module_file(name: str) -> Path | None:
     return file if name.split(".")[0] in ("pipeline", "stages") and file.exists() else None
 
 
+@cache
 def imported(file: Path) -> set[Path]:
     """Project files that `file` imports by name, anywhere in it."""
     names = set()

@@ -1,14 +1,18 @@
 """The project as its users have it: a copy of the working tree, commands run there, and single stages."""
 
+import io
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pipeline.settings import overlay
 from tests.support.import_closure import ROOT
@@ -70,6 +74,26 @@ def run_stage(
     name, *items = stage
     command, env = [sys.executable, "-m", f"stages.{name}", *items], environment(**env or {})
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, **more)
+
+
+def run_here(folder: Path, module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments` in this process, for what is to be seen without a process of its own: a start of
+    PyTorch and Lightning takes five seconds."""
+    out, err, code = io.StringIO(), io.StringIO(), None
+    argv = [module, *map(str, arguments)]
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", argv):
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        if isinstance(code, str):  # a message, as Python takes it
+            print(code, file=err)
+    return subprocess.CompletedProcess(argv, 1 if isinstance(code, str) else code or 0, out.getvalue(), err.getvalue())
+
+
+def run_stage_here(folder: Path, name: str, *items: str) -> subprocess.CompletedProcess[str]:
+    """A stage and its item, as run_stage, but in this process."""
+    return run_here(folder, f"stages.{name}", *items)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:

@@ -46,7 +46,7 @@ SETTINGS = {
     "clip_feedback": True,
     "context_loss": 0.0,
     "sampling": {},
-    "clips": {"spacing": 4, "fraction": 0.12, "overfit": 0},
+    "clips": {"spacing": 4, "fraction": 0.06, "overfit": 0},
     "augmentation": {"max_stride": 1, "reverse": False, "flip": False, "crop": 1.0},
     "curriculum": [{"fps": 15, "epochs": 1}, {"fps": 10, "epochs": 2}],
     "batch": 8,
@@ -54,6 +54,8 @@ SETTINGS = {
     "optimizer": {"kind": "adamw", "lr": 0.003, "weight_decay": 0.01, "warmup_steps": 2, "clip_norm": 1.0, "ema": 0.0},
     "early_stopping": {"patience": 0, "validation_clips": 8},
 }
+
+LONGER = {"clips": {"fraction": 0.12}}  # than SETTINGS: a run that has time to be killed in
 
 hardware = partial(cases.hardware, device="cpu")
 
@@ -129,17 +131,23 @@ def start_training(
     return start(*program, model, shards, folder, *given, ranks=ranks)
 
 
-def main() -> None:
+def train_runs(
+    model: str, shards: str, folder: Path, runs: dict[str, dict[str, Any]], hardware_changes: dict[str, Any]
+) -> None:
     """Trains as `start_training` says; the result of each run is in result_<rank>.pt of its folder."""
+    for name, changes in runs.items():
+        own = folder / name
+        settings = config(model, **changes)
+        net, record, phases = run(settings, Path(shards), own, model=model, **hardware_changes)
+        result = {"curve": record.curve, "validation": record.validation}
+        result |= {"weights": net.state_dict(), "phases": phases}
+        torch.save(result, own / f"result_{os.environ.get('RANK', 0)}.pt")
+
+
+def main() -> None:
     model, shards, folder, runs, hardware_changes = sys.argv[1:6]
     with closing_ranks():
-        for name, changes in json.loads(runs).items():
-            own = Path(folder, name)
-            settings = config(model, **changes)
-            net, record, phases = run(settings, Path(shards), own, model=model, **json.loads(hardware_changes))
-            result = {"curve": record.curve, "validation": record.validation}
-            result |= {"weights": net.state_dict(), "phases": phases}
-            torch.save(result, own / f"result_{os.environ.get('RANK', 0)}.pt")
+        train_runs(model, shards, Path(folder), json.loads(runs), json.loads(hardware_changes))
 
 
 def results(folder: Path) -> list[Any]:
