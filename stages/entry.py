@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipeline.processes import end_with_parent
+
 
 def matrix_item(stage: str, allowed: Iterable[str]) -> str:
     """The one argument of a stage or tool; exits with the usage when it is missing or not allowed."""
@@ -17,7 +19,9 @@ def matrix_item(stage: str, allowed: Iterable[str]) -> str:
 
 def run(stage: str, main: Callable[[], None]) -> None:
     """Calls main. An error that has to do with params, data or the machine exits 1 with its message alone, and Ctrl-C
-    with a word."""
+    with a word. A stage that DVC started ends when DVC is killed."""
+    if "DVC_STAGE" in os.environ:  # else two of it would run after the next `dvc repro`
+        end_with_parent(os.getppid())
     try:
         main()
     except KeyboardInterrupt:

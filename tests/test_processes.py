@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.project import environment, wait_for
@@ -56,3 +57,38 @@ def test_it_is_told_until_it_ends(tmp_path: Path, ends: str) -> None:
     assert file.read_bytes() == b"xxx"
     assert time.monotonic() - start < 10
     parent.wait()
+
+
+STAGE = """
+import sys, time
+from pathlib import Path
+
+from stages.entry import run
+
+
+def main():
+    Path(sys.argv[1]).touch()
+    time.sleep(20)
+    Path(sys.argv[1] + "_done").touch()
+
+
+run("wait", main)
+"""
+
+
+@pytest.mark.parametrize("by_dvc", [True, False])
+def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path: Path, by_dvc: bool) -> None:
+    """One that is started by hand goes on when its shell ends, as nohup wants it."""
+    started, env = tmp_path / "started", environment(**({"DVC_STAGE": "wait"} if by_dvc else {}))
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STAGE!r}, {str(started)!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", starts], env=env)
+    wait_for(started.exists, "the stage", seconds=20)
+    (stage,) = psutil.Process(parent.pid).children()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    if by_dvc:
+        wait_for(lambda: not stage.is_running(), "its end", seconds=10)
+    else:
+        time.sleep(2)
+        assert stage.is_running()
+        stage.kill()
