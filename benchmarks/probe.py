@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.cases import moving_textures
 from benchmarks.measure import device_name, environment, peak_memory_gib, report
+from pipeline.cost.data_set import UCF101
+from pipeline.cost.heads import CONTROLS, passes
 from pipeline.nets.build import build_net
 from pipeline.probe.classifier import Heads, ProbeConfig, moments
 from pipeline.probe.features.conditions import FeaturesConfig
@@ -34,9 +36,6 @@ from pipeline.settings import from_dict, overlay, read_params
 from pipeline.training.config import TrainConfig
 
 PRESETS = Path("presets")
-VIDEOS = {"train": 7_430, "validation": 2_107, "test": 3_783}  # of UCF101, split 1, groups 22 to 25 held back
-CLASSES = 101
-CONTROLS = {"encoder": 6, "flow": 2, "flow_pooled": 1}  # how often controls.py trains on them, or on less of them
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,8 @@ def measure(tree: Mapping[str, dict], arguments: argparse.Namespace) -> None:
     features = from_dict(tree["features"], FeaturesConfig, where="features")
     probe = from_dict(tree["probe"], ProbeConfig, where="probe")
     train = from_dict(tree["train"][features.model], TrainConfig, where=f"train.{features.model}")
-    clips = {split: videos * features.clips for split, videos in VIDEOS.items()}
     per_second, shapes = extraction(features, train, arguments.clips, device)
-    hours = {"features": sum(clips.values()) / per_second / 3600}
+    hours = {"features": UCF101.videos * features.clips / per_second / 3600}
     print(f"{'':12}{'clips/s':>10}{'hours for UCF101':>20}")
     print(f"{'features':12}{per_second:10.3g}{hours['features']:20.3g}   all {len(features.conditions)} conditions")
     all_heads = len(probe.seeds) * len(probe.lr) * len(probe.weight_decay)
@@ -80,7 +78,8 @@ def measure(tree: Mapping[str, dict], arguments: argparse.Namespace) -> None:
         for name in (*features.choices, *CONTROLS):
             condition = "memoryless" if name in CONTROLS else "trained"
             rates[name] = heads(probe, read_splits(Path(folder), condition, name), arguments, device)
-            hours[name] = hours_of_heads(probe, rates[name], clips, draws=features.untrained, times=CONTROLS.get(name))
+            learned, scored = passes(probe, UCF101, features, times=CONTROLS.get(name))
+            hours[name] = (learned / rates[name].learn + scored / rates[name].score) / 3600
             print(f"{name:12}{rates[name].learn / all_heads:10.3g}{hours[name]:20.3g}   {all_heads} heads side by side")
     hours["all"] = sum(hours.values())
     print(f"{'all':12}{'':10}{hours['all']:20.3g}\n")
@@ -129,16 +128,15 @@ def write_features(folder: Path, shapes: Mapping[str, tuple[int, ...]], config: 
             file.parent.mkdir(exist_ok=True)
             np.save(file, rng.standard_normal((config.clips * (2 * videos + 1), *shape), np.float32).astype(np.float16))
     splits = ["train"] * videos + ["validation"] * videos + ["test"]
-    write_table(
-        folder / "videos.csv", [{"video": i, "label": i % CLASSES, "split": split} for i, split in enumerate(splits)]
-    )
+    rows = [{"video": i, "label": i % UCF101.classes, "split": split} for i, split in enumerate(splits)]
+    write_table(folder / "videos.csv", rows)
 
 
 def heads(config: ProbeConfig, splits: Splits, arguments: argparse.Namespace, device: torch.device) -> Rates:
     """Of some heads side by side."""
     train = splits.train
     scale = Standardise(*moments(train)).to(device) if config.standardize else nn.Identity()
-    nets = [make_net(config.head, train.shape, CLASSES, dropout=config.dropout) for _ in range(arguments.heads)]
+    nets = [make_net(config.head, train.shape, UCF101.classes, dropout=config.dropout) for _ in range(arguments.heads)]
     side_by_side = Heads(nets, scale, device)
     optimizer = side_by_side.optimizer([{"lr": config.lr[0], "weight_decay": config.weight_decay[0]}] * len(nets))
     order = np.random.default_rng(0).permutation(len(train))[: config.batch * (arguments.steps + 1)]
@@ -151,21 +149,6 @@ def heads(config: ProbeConfig, splits: Splits, arguments: argparse.Namespace, de
     learning = timed(lambda: [learn(rows) for rows in others], device)
     scoring = timed(lambda: side_by_side.score(splits.validation), device)
     return Rates(learn=len(nets) * sum(map(len, others)) / learning, score=len(nets) * len(splits.validation) / scoring)
-
-
-def hours_of_heads(
-    config: ProbeConfig, rates: Rates, clips: Mapping[str, int], *, draws: int, times: int | None
-) -> float:
-    """For all heads that a choice of features is probed with: those of every seed under three conditions, and those of
-    one seed on each draw of an untrained network; or, of a control, those of every seed, so many times. Every epoch
-    the validation clips are scored, and a share of them often, for the probe's curve."""
-    pairs = len(config.lr) * len(config.weight_decay)
-    every_seed = len(config.seeds) * pairs
-    count = every_seed * times if times else 3 * every_seed + draws * pairs
-    scored = count * (config.epochs * clips["validation"] + clips["test"])
-    if not times:
-        scored += every_seed * config.epochs / config.validate_every * config.validation_share * clips["validation"]
-    return (count * config.epochs * clips["train"] / rates.learn + scored / rates.score) / 3600
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.clips.shards import RATES, open_shard, open_videos
-from pipeline.pages.disk import (
-    UCF101,
-    DataSet,
-    disk,
+from pipeline.cost.data_set import UCF101, DataSet, jpeg_bytes
+from pipeline.cost.disk import (
+    Use,
+    at_most,
     disk_use,
     feature_shapes,
     features_bytes,
@@ -19,6 +19,8 @@ from pipeline.pages.disk import (
     shards_bytes,
     state_bytes,
 )
+from pipeline.datasets import ucf101
+from pipeline.pages.cost import disk
 from pipeline.probe.features.conditions import FeaturesConfig, items
 from pipeline.probe.features.extract import extract
 from pipeline.settings import overlay, read_params
@@ -99,16 +101,18 @@ def test_shards_are_as_large_as_their_files(shards: Path) -> None:
         videos = [video for tar in tars for video in open_shard(tar)]
         frames = sum(video.info.frames for video in videos)
         jpegs = sum(video.info.offsets[-1] for video in videos)
-        data = DataSet(videos=len(videos), seconds=frames / rate, archives=0, files=0, jpeg=jpegs / frames)
+        sizes = {"train": len(videos), "validation": 0, "test": 0, "seconds": frames / rate}
+        data = DataSet(name="", classes=8, source_frames=0, archives=0, files=0, **sizes)
         written = sum(tar.stat().st_size for tar in tars)
-        assert shards_bytes(data, decode_config(), rate) == pytest.approx(written, 0.01)
+        assert shards_bytes(data, decode_config(), rate, jpeg=jpegs / frames) == pytest.approx(written, 0.01)
         assert jpegs < 0.96 * written  # else the rest would not be seen to be counted
 
 
 def test_the_shards_of_the_whole_of_ucf101_are_as_the_benchmark_found() -> None:
     """benchmarks/README.md, full size: 23.4, 14.1 and 9.4 GiB, of 2,429,846 source frames."""
     data = replace(UCF101, seconds=UCF101.seconds * 2_429_846 / 2.48e6)
-    sizes = [shards_bytes(data, decode_config(videos_per_shard=64), rate) / 2**30 for rate in RATES]
+    config, jpeg = decode_config(videos_per_shard=64), jpeg_bytes(128, 160)
+    sizes = [shards_bytes(data, config, rate, jpeg=jpeg) / 2**30 for rate in RATES]
     assert sizes == pytest.approx([23.4, 14.1, 9.4], rel=0.01)
 
 
@@ -117,10 +121,18 @@ def test_the_features_of_the_whole_of_ucf101_fit() -> None:
     assert 10e9 < kept["features"] <= 20e9
 
 
-def test_what_is_read_in_place_takes_nothing() -> None:
-    tree = {**PRESET, "source": {"kind": "folder"}}
-    assert disk_use(tree, UCF101)[0].kept == 0
-    assert disk_use(PRESET, UCF101)[0].kept > 6.9e9
+@pytest.mark.parametrize(("size", "measured"), [((32, 32), 1596), ((64, 96), 4682), ((128, 160), 11082)])
+def test_a_stored_frame_is_as_large_as_was_measured(size: tuple[int, int], measured: int) -> None:
+    assert jpeg_bytes(*size) == pytest.approx(measured)
+    assert jpeg_bytes(size[0], size[1] - 1) < measured < jpeg_bytes(size[0], size[1] + 1) < 1.05 * measured
+
+
+def test_the_archives_are_there_only_while_fetch_runs() -> None:
+    uses = [Use("fetch", "", 10, 20), Use("decode", "", 15), Use("train", "", 1, 2)]
+    assert at_most(uses) == 30
+    assert at_most([*uses, Use("features", "", 5)]) == 31
+    fetch = disk_use(PRESET, UCF101)[0]
+    assert fetch.passing == ucf101.VIDEOS_ARCHIVE.bytes + ucf101.LISTS_ARCHIVE.bytes < fetch.kept
 
 
 def test_the_preset_says_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +145,8 @@ def test_the_preset_says_what_the_table_says(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_was_not_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match=r"disk tiny: the bytes of a frame were measured with .* and not with "):
-        disk("tiny")
+    with pytest.raises(ValueError, match=r"decode\.jpeg_quality: 80; the bytes of a frame were measured with 96"):
+        disk_use(PRESET | {"decode": PRESET["decode"] | {"jpeg_quality": 80}}, UCF101)
     whole = read_params()
     overlay(whole, {"features": {"frames": 0, "clips": 1}})
     with pytest.raises(ValueError, match=r"features\.frames: 0, whole videos"):

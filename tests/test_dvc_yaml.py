@@ -116,7 +116,8 @@ ROOMS = {  # of pipeline/: the rooms that each may import, beside the files on t
     "probe": ("evaluation", "training", "nets", "clips"),
     "predict": ("training", "nets", "clips", "decode"),
     "experiments": ("probe", "evaluation", "training", "nets", "clips", "decode", "datasets"),
-    "pages": ("experiments", "probe", "evaluation", "training", "nets", "clips", "decode", "datasets"),
+    "cost": ("probe", "evaluation", "training", "nets", "clips", "decode", "datasets"),
+    "pages": ("cost", "experiments", "probe", "evaluation", "training", "nets", "clips", "decode", "datasets"),
 }
 
 

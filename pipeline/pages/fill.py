@@ -3,14 +3,14 @@
     <!-- table: <kind> <argument> <argument> -->
     <!-- end of table -->
 
-A kind is a function of results.py, experiments.py or disk.py, and its arguments are words. No number of a table is
+A kind is a function of results.py, experiments.py or cost.py, and its arguments are words. No number of a table is
 typed.
 """
 
 import re
 from collections.abc import Callable
 
-from pipeline.pages import disk, experiments, results
+from pipeline.pages import cost, experiments, results
 
 KINDS: dict[str, Callable[..., list[str]]] = {
     make.__name__: make
@@ -33,7 +33,9 @@ KINDS: dict[str, Callable[..., list[str]]] = {
         experiments.pretraining,
         experiments.pretraining_gains,
         experiments.steps,
-        disk.disk,
+        cost.disk,
+        cost.time,
+        cost.full_scale,
     )
 }
 END = "<!-- end of table -->"

@@ -1,4 +1,4 @@
-"""How much of a disk each stage fills on the whole of UCF101, by the settings of a preset.
+"""How much of a disk each stage fills.
 
 The sizes follow from the formats: the features' from the shapes that one clip gives, the models' from their weights,
 the shards' from the bytes of a JPEG, which were measured on real clips. Left out is what stays below 100 MB on the
@@ -20,43 +20,16 @@ import numpy as np
 import torch
 
 from pipeline.clips.shards import RATES, SampleInfo
-from pipeline.datasets import ucf101
+from pipeline.cost.data_set import MEASURED_QUALITY, DataSet, jpeg_bytes
 from pipeline.decode.plan import DecodeConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.ladder import Ladder
-from pipeline.pages.cells import heading, row
 from pipeline.probe.features.conditions import FeaturesConfig
 from pipeline.probe.features.extract import features_of
-from pipeline.settings import from_dict, overlay, read_params
+from pipeline.settings import from_dict
 from pipeline.training.config import TrainConfig
 
 MOMENTS = {"adamw": 2, "adam": 2, "adagrad": 1, "sgd": 1}  # that the optimizer keeps of every weight
-ENCODED = {"height": 128, "width": 160, "jpeg_quality": 96}  # how the JPEGs of UCF101 below were made
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """videos, seconds: how many in all; archives, files: bytes of what is downloaded, and of the videos unpacked from
-    it; jpeg: mean bytes of a stored frame, as the stage decode makes them."""
-
-    videos: int
-    seconds: float
-    archives: int
-    files: int
-    jpeg: float
-
-
-# Measured on 234 real clips of six classes, decoded with ENCODED: 39,736 frames at 25 fps are 440,355,183 bytes, and
-# come from 42,695 frames of the files, some of which are 29.97 fps. UCF101 has about 2.48 million frames in its files.
-# Zlib makes these files 3.3 % smaller.
-_ARCHIVES = ucf101.VIDEOS_ARCHIVE.bytes + ucf101.LISTS_ARCHIVE.bytes
-UCF101 = DataSet(
-    videos=13_320,
-    seconds=2.48e6 * (39_736 / 42_695) / 25,
-    archives=_ARCHIVES,
-    files=round(_ARCHIVES / 0.967),
-    jpeg=440_355_183 / 39_736,
-)
 
 
 @dataclass(frozen=True)
@@ -71,17 +44,21 @@ class Use:
 
 def disk_use(tree: Mapping[str, Any], data: DataSet) -> list[Use]:
     """Of the stages in the order in which they run. tree: all sections of the settings. ParamsError for a section that
-    does not fit, ValueError for features of whole videos, whose length is not known."""
+    does not fit, ValueError for features of whole videos, whose length is not known, and for JPEGs of another quality
+    than was measured."""
     decode = from_dict(tree["decode"], DecodeConfig, where="decode")
+    if decode.jpeg_quality != MEASURED_QUALITY:
+        raise ValueError(
+            f"decode.jpeg_quality: {decode.jpeg_quality}; the bytes of a frame were measured with {MEASURED_QUALITY}"
+        )
     features = from_dict(tree["features"], FeaturesConfig, where="features")
     models = {name: from_dict(node, TrainConfig, where=f"train.{name}") for name, node in tree["train"].items()}
     uses = []
-    if tree["source"]["kind"] in ("folder", "table"):
-        uses.append(Use("fetch", "your videos, read in place", 0))
-    else:
-        uses.append(Use("fetch", "videos; meanwhile the archives too", data.files, data.archives))
+    what = "videos; meanwhile the archives too" if data.archives else "videos"
+    uses.append(Use("fetch", what, data.files, data.archives))
+    jpeg = jpeg_bytes(decode.height, decode.width)
     for rate in RATES:
-        uses.append(Use("decode", f"shards at {rate} fps", shards_bytes(data, decode, rate)))
+        uses.append(Use("decode", f"shards at {rate} fps", shards_bytes(data, decode, rate, jpeg=jpeg)))
     for name, config in models.items():
         net = meta_net(name, config)
         kept = models_bytes(net, config) + sum(state_bytes(net, config, n) for n in range(1, len(config.curriculum)))
@@ -93,14 +70,31 @@ def disk_use(tree: Mapping[str, Any], data: DataSet) -> list[Use]:
     return uses
 
 
-def shards_bytes(data: DataSet, decode: DecodeConfig, rate: int) -> float:
-    """Of the shards of one rate, as if all videos were of the same length; see pipeline/clips/shards.py."""
+def at_most(uses: Sequence[Use]) -> float:
+    """Bytes on the disk at the worst moment of a run."""
+    kept, most = 0.0, 0.0
+    for use in uses:
+        kept += use.kept
+        most = max(most, kept + use.passing)
+    return most
+
+
+def used(project: Path) -> int:
+    """Bytes that results of earlier runs take in the project's folder, which a run replaces. A file that DVC's cache
+    links to counts once."""
+    files = (file for name in ("data", "models", "runs") for file in (project / name).rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files)
+
+
+def shards_bytes(data: DataSet, decode: DecodeConfig, rate: int, *, jpeg: float) -> float:
+    """Of the shards of one rate, as if all videos were of the same length; see pipeline/clips/shards.py. jpeg: bytes of
+    a stored frame."""
     frames = data.seconds * rate / data.videos
-    offsets = [round(k * data.jpeg) for k in range(round(frames) + 1)]
+    offsets = [round(k * jpeg) for k in range(round(frames) + 1)]
     info = SampleInfo("ApplyEyeMakeup", 0, 1, 1, rate, round(frames), offsets, "0" * 64)
     text = len(json.dumps(asdict(info), sort_keys=True))
     # Each of the two members has a header, and is filled up to whole blocks; a tar's end is filled up to a record.
-    sample = text + frames * data.jpeg + 2 * (tarfile.BLOCKSIZE + tarfile.BLOCKSIZE / 2)
+    sample = text + frames * jpeg + 2 * (tarfile.BLOCKSIZE + tarfile.BLOCKSIZE / 2)
     end = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE / 2
     return data.videos * sample + math.ceil(data.videos / decode.videos_per_shard) * end
 
@@ -145,17 +139,3 @@ def features_bytes(shapes: Mapping[str, Sequence[int]], config: FeaturesConfig, 
     """Of all files of features, in 16 bits, without their headers."""
     rows = videos * config.clips * (2 if config.labels == "directions" else 1)
     return rows * sum(map(math.prod, shapes.values())) * np.dtype(np.float16).itemsize
-
-
-def disk(preset: str) -> list[str]:
-    """A row a stage, for the whole of UCF101. ValueError for a preset whose JPEGs are others than those measured."""
-    tree = read_params()
-    overlay(tree, read_params(Path("presets", f"{preset}.yaml")))
-    if other := {key: tree["decode"][key] for key, value in ENCODED.items() if tree["decode"][key] != value}:
-        raise ValueError(f"disk {preset}: the bytes of a frame were measured with {ENCODED}, and not with {other}")
-    uses = disk_use(tree, UCF101)
-    lines = heading("stage", "what", "GB", "GB more while it runs")
-    for use in uses:
-        passing = f"{use.passing / 1e9:.1f}" if use.passing else ""
-        lines.append(row([f"`{use.stage}`", use.what, f"{use.kept / 1e9:.1f}", passing]))
-    return [*lines, row(["all", "", f"{sum(use.kept for use in uses) / 1e9:.1f}", ""])]
