@@ -93,14 +93,16 @@ def main() -> None:
     )
 
 
-def link_all(root: Path, linked: Path, *, count: int) -> Path:
-    """A folder in UCF101's layout whose videos are links to those of `root`, in turn, under listed names of split 1:
-    `count` of them, spread over the lists, or with 0 all 13,320."""
+def link_all(root: Path, linked: Path, *, count: int, classes: int = 101) -> Path:
+    """A folder in UCF101's layout whose videos are links to those of `root`, in turn, under listed names of split 1, of
+    the first so many classes: `count` of them, spread over the lists, or with 0 all."""
     clips = sorted((root / "UCF-101").glob("*/*.avi"))
     if not clips:
         raise SystemExit(f"--root: no {root / 'UCF-101'}/<Class>/*.avi")
     split = read_split(root / "ucfTrainTestlist", 1)
     names = sorted(split.train | split.test)
+    first = sorted({name.split("/")[0] for name in names})[:classes]
+    names = [name for name in names if name.split("/")[0] in first]
     if count:
         names = names[:: max(1, len(names) // count)][:count]
     for name, clip in zip(names, cycle(clips), strict=False):

@@ -45,7 +45,9 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 
 
 def test_make_calls_it_with_the_projects_python() -> None:
-    done = subprocess.run(["make", "--dry-run", "gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "gpu"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.stdout.splitlines()[-1] == f"PYTHON=python {SCRIPT}"
 
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +14,7 @@ from pipeline.pages.cells import with_ends
 from pipeline.pages.fill import END, KINDS, fill
 from tests.support.committed import of_committed_figures
 from tests.support.import_closure import ROOT
+from tests.support.project import run_here
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
 MARKER = re.compile(r"<!-- table: (\w+)([^\n]*?) -->")
@@ -31,9 +30,7 @@ def anchors(page: Path) -> set[str]:
 
 @of_committed_figures
 def test_tables_are_those_of_the_committed_figures() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.tables", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_here(ROOT, "stages.tables", "--check")
     assert done.returncode == 0, done.stderr
 
 
@@ -266,6 +263,7 @@ RUN_BY = {  # how a command begins -> where it is run, in these or like words
         '"stages.experiment", "one_frame", "sgd"',
     ),
     r"python -m stages.tables": ("tests/test_pages.py", '"stages.tables", "--check"'),
+    r"python -m benchmarks.full_scale": ("tests/test_full_scale.py", "from benchmarks.full_scale import watched"),
 }
 
 
