@@ -228,9 +228,8 @@ def dvc(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _environ() -> dict[str, str]:
-    """In which the stages find this Python. One thread: tiny networks are slower with several."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
+    """In which the stages find this Python."""
+    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
 if __name__ == "__main__":
