@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.cost.data_set import UCF101, DataSet
+from pipeline.cost.data_set import DataSet
 from pipeline.cost.heads import counted, passes
 from pipeline.cost.machines import MACHINES, Machine
 from pipeline.cost.source import data_set
@@ -25,7 +25,7 @@ from stages.check import needs
 from stages.preset import with_preset
 from tests.support import training
 from tests.support.import_closure import ROOT
-from tests.support.project import call
+from tests.support.project import run_stage_here, write_params
 from tests.support.videos import write
 
 PRESET = with_preset(ROOT / "presets/ucf101.yaml", ROOT / "params.yaml")
@@ -33,8 +33,8 @@ PRESET = with_preset(ROOT / "presets/ucf101.yaml", ROOT / "params.yaml")
 
 @pytest.fixture(scope="module")
 def works() -> list[Work]:
-    """Of the real preset."""
-    return work_of(PRESET, UCF101)
+    """Of the tiny preset."""
+    return work_of(tiny(), few())
 
 
 def tiny(**source: object) -> dict:
@@ -103,10 +103,12 @@ def test_training_is_epochs_times_clips_with_their_validation() -> None:
 
 
 def test_baselines_are_counted_once_for_the_models_that_share_them(works: list[Work]) -> None:
+    """lvln sees three frames, one_frame and full_res five, and the other two see two."""
     flows = {work.stage: work.amounts.get("flow") for work in works if "evaluate" in work.stage}
-    assert [stage for stage, count in flows.items() if count] == ["evaluate@lvln", "evaluate@one_frame"]
-    frames = UCF101.seconds * 10 / UCF101.videos
-    assert flows["evaluate@lvln"] == 4 * 3783 * ((frames - 6) // 7 + 1)
+    assert [stage for stage, count in flows.items() if count] == [
+        f"evaluate@{n}" for n in ("lvln", "one_frame", "lvln_match")
+    ]
+    assert flows["evaluate@lvln"] == 4 * 6 * 5  # the last frame before the horizon, and three of it, of five clips
 
 
 def test_the_samples_that_heads_see_by_hand() -> None:
@@ -165,8 +167,11 @@ def test_check_names_a_larger_machine_for_a_long_run(tmp_path: Path, monkeypatch
     assert gpu == "time: at least 1.7 hours on one H100; not measured: train@full_res, evaluate"
 
 
-def test_check_from_the_command_line() -> None:
-    valid, disk, *times = call(ROOT, "python", "-m", "stages.check").splitlines()
+def test_check_as_it_is_called(tmp_path: Path) -> None:
+    write_params(tmp_path, {})
+    done = run_stage_here(tmp_path, "check")
+    valid, disk, *times = done.stdout.splitlines()
     assert valid == "params.yaml: every section is valid"
     assert disk.startswith("disk: some ")
     assert all(line.startswith("time: at least ") for line in times)
+    assert done.returncode == 0

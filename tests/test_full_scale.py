@@ -1,14 +1,14 @@
 """benchmarks/full_scale.py: what it sees of a stage, what it kills, and the rows that it keeps."""
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from subprocess import run
 
 import pytest
 
-from benchmarks.full_scale import Row, Watched, drop_rows, of, rows_in, write_rows
+from benchmarks.full_scale import Row, drop_rows, of, rows_in, write_rows
 from pipeline.pages.cost import full_scale
 from tests.support.project import call, environment
 
@@ -40,35 +40,36 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def watch(project: Path, *, kill: bool) -> Watched:
-    """In a process of its own, since all of a process's children are waited for."""
-    code = f"""
-import json
+# In a process of its own, since all of a process's children are waited for.
+WATCHED = """
+import json, sys
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.full_scale import watched
+from benchmarks import full_scale
 
-print(json.dumps(asdict(watched(Path({str(project)!r}), "slow", kill={kill}))))
+project, full_scale.BEFORE_THE_KILL = Path(sys.argv[1]), 0.5
+(project / "steps").write_text("100")
+killed = full_scale.watched(project, "slow", kill=True)
+there = (project / "out").exists()
+(project / "steps").write_text("4")
+done = full_scale.watched(project, "slow")
+print(json.dumps([asdict(killed), there, asdict(done)]))
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Watched(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_a_stage_is_watched_and_killed(project: Path) -> None:
-    (project / "steps").write_text("100")
-    killed = watch(project, kill=True)
-    assert killed.code != 0
-    assert killed.seconds < 40
-    assert not (project / "out").exists()
-    (project / "steps").write_text("4")
-    done = watch(project, kill=False)
-    assert done.code == 0, done.output
+    said = run([sys.executable, "-c", WATCHED, str(project)], env=environment(), capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    killed, there, done = json.loads(said.stdout.splitlines()[-1])
+    assert killed["code"] != 0
+    assert killed["seconds"] < 40
+    assert not there
+    assert done["code"] == 0, done["output"]
     assert (project / "out").read_text() == "done"
-    assert 0.5 < done.starts < done.seconds - 1
-    assert 0 < done.cpu_seconds < done.seconds + 1
-    assert 100 * 2**20 < done.memory < 300 * 2**20
+    assert 0.5 < done["starts"] < done["seconds"] - 1
+    assert 0 < done["cpu_seconds"] < done["seconds"] + 1
+    assert 100 * 2**20 < done["memory"] < 300 * 2**20
 
 
 def row(**changes: object) -> Row:

@@ -263,7 +263,7 @@ RUN_BY = {  # how a command begins -> where it is run, in these or like words
         '"stages.experiment", "one_frame", "sgd"',
     ),
     r"python -m stages.tables": ("tests/test_pages.py", '"stages.tables", "--check"'),
-    r"python -m benchmarks.full_scale": ("tests/test_full_scale.py", "from benchmarks.full_scale import watched"),
+    r"python -m benchmarks.full_scale": ("tests/test_full_scale.py", "full_scale.watched"),
 }
 
 

@@ -15,6 +15,7 @@ with the pixels of a frame, so they are counted on small ones.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from pipeline.nets.build import build_net
 from pipeline.nets.rollout import predict
 from pipeline.probe.classifier import ProbeConfig
 from pipeline.probe.features.conditions import FeaturesConfig
-from pipeline.probe.features.extract import features_of, networks_of
+from pipeline.probe.features.extract import features_of
 from pipeline.settings import from_dict
 from pipeline.training.config import TrainConfig
 from pipeline.training.step import RolloutLoss
@@ -128,11 +129,10 @@ def features_flop(config: FeaturesConfig, train: TrainConfig) -> float:
     """Of a clip under all conditions. ValueError when clips are whole videos."""
     if config.frames == 0:
         raise ValueError("features.frames: 0, whole videos, whose length is not known here; allowed: at least 1")
-    tiny = replace(train, height=SIDE, width=SIDE)
-    net = build_net(config.model, tiny.net, height=SIDE, width=SIDE).eval()
-    card = tiny.card(config.model, {}, test_digest="")
+    net = build_net(config.model, train.net, height=SIDE, width=SIDE).eval()
+    card = replace(train, height=SIDE, width=SIDE).card(config.model, {}, test_digest="")
+    networks = {name: deepcopy(net) if name in config.draws else net for name in config.conditions}
     config = replace(config, token_stride=SIDE)
-    networks = networks_of(config.conditions, config, net, card)
     frame = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
     one = counted(lambda: features_of([frame], [0], config, networks, card, longest=1))
     return config.frames * one * train.height * train.width / SIDE**2
