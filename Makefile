@@ -5,8 +5,9 @@
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# The files of tests run side by side, one a core and 8 at most, each with one thread.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# The files of tests run side by side, each with one thread: one more than there are cores, since some wait, and 8 at most.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 8 --dist loadfile \
+	--no-loadscope-reorder
 
 .PHONY: repro experiments test test-all gpu lint setup
 

@@ -7,7 +7,6 @@ ffmpeg and no pandas.
 import os
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +18,13 @@ from tests.support.import_closure import ROOT
 
 REAL_CLIPS = ROOT.parent / "shared" / "data" / "ucf101-mini"
 REAL_WEIGHTS = REAL_CLIPS.parent / "weights" / "resnet18_imagenet_conv1_to_layer3.pth"
-# Of the files without slow tests those that take longest, from half a minute down to ten seconds.
-LONG = ("bad_videos", "predict", "score", "warping", "nets", "clips", "time_to_beat", "circles", "disk", "pages")
+# The files that take longest, in this order: with the slow tests the first row, else from a minute down to 15 seconds.
+LONG = (
+    *("pipeline", "walkthrough", "gpu_script", "quality", "gpu_quality", "compare"),
+    *("resume_decode", "experiments", "gpu", "training", "ranks", "bad_videos", "features", "predict", "score"),
+    *("beyond_the_report", "step", "warping", "nets", "pages", "baseline_values", "time_to_beat", "disk", "cost"),
+    *("export", "clips", "full_scale", "circles"),
+)
 
 
 def pytest_configure() -> None:
@@ -30,11 +34,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that none of them is waited for alone at the end: those with the most
-    slow tests, whose fast tests take long too, and then those of LONG."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    """The files that take longest come first, so that none of them is waited for alone at the end."""
     place = {f"test_{name}": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: (-slow[item.path], place.get(item.path.stem, len(LONG))))
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
