@@ -20,6 +20,7 @@ import torch
 from benchmarks.cases import hardware, make_net, moving_textures
 from benchmarks.measure import environment, report
 from benchmarks.probe import extraction, heads, write_features
+from pipeline.cost.data_set import UCF101
 from pipeline.cost.heads import head_flop
 from pipeline.cost.work import features_flop, prediction_flop, step_flop
 from pipeline.evaluation.baselines import baselines
@@ -118,7 +119,7 @@ def probe_rates(tree: Mapping[str, dict], count: int) -> dict[str, float]:
         for name in ("deepest", "attentive"):
             splits = read_splits(Path(folder), "trained", name)
             rates = heads(probe, splits, given, torch.device("cpu"))
-            one = head_flop(probe, shapes[f"trained/{name}"], 101)
+            one = head_flop(probe, shapes[f"trained/{name}"], UCF101.classes)
             flop += one * (3 + 1)
             seconds += 1 / rates.learn + 1 / rates.score
     return found | {"heads": flop / seconds}

@@ -23,9 +23,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -33,6 +33,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.decode import PROJECT, link_all
 from benchmarks.measure import cost_of_children, environment, report
+from pipeline.results import write_table
 from pipeline.settings import overlay, read_params
 from stages.check import check
 
@@ -126,9 +127,7 @@ def measure(project: Path, out: Path, *, videos: int, classes: int, kill: bool) 
             killed_s=killed and round(killed.seconds, 1),
         )
         print(row, flush=True)
-        write_rows(
-            out, [*rows_in(out), {key: "" if value is None else str(value) for key, value in asdict(row).items()}]
-        )
+        write_table(out, [*rows_in(out), asdict(row)])
 
 
 @dataclass
@@ -210,15 +209,11 @@ def rows_in(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def write_rows(file: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def drop_rows(file: Path, *, videos: int, classes: int) -> None:
-    write_rows(file, [row for row in rows_in(file) if not of(row, videos, classes)])
+    kept = [row for row in rows_in(file) if not of(row, videos, classes)]
+    file.unlink(missing_ok=True)
+    if kept:
+        write_table(file, kept)
 
 
 def dvc(project: Path, *command: str) -> subprocess.CompletedProcess[str]:

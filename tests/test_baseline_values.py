@@ -91,37 +91,20 @@ def test_other_frames_are_scored_anew(clips: Clips, shards: Path, tmp_path: Path
     assert same(found, baseline_values(others, SETTINGS, losses=LOSS))
 
 
-# Runs that are killed in their third batch and begun again, each a fork of one process: another takes longest to start.
+# Runs that are killed in their third batch and begun again.
 KILLED = """
-import os, signal, sys
+import signal, sys
+from functools import partial
 from pathlib import Path
 from pipeline.evaluation import baseline_values as module
+from tests.support.killed import calls_in_a_fork
 from tests.test_baseline_values import LOSS, SETTINGS, ten
 
-shards, folder, baselines = Path(sys.argv[1]), Path(sys.argv[2]), module.baselines
-
-
-def run(name, *, seconds, dies_in=None):
-    calls = 0
-
-    def counted(*arguments, **options):
-        nonlocal calls
-        calls += 1
-        if calls == dies_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return baselines(*arguments, **options)
-
-    if os.fork() == 0:
-        module.baselines, module.SAVE_SECONDS = counted, seconds
-        module.baseline_values(ten(shards), SETTINGS, losses=LOSS, folder=folder / name)
-        (folder / name / "calls").write_text(str(calls))
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.wait()[1])
-
-
-for name, seconds in (("recorded", 0), ("unrecorded", 1000)):
-    assert run(name, seconds=seconds, dies_in=3) == -signal.SIGKILL
-    assert run(name, seconds=seconds) == 0
+shards, folder = Path(sys.argv[1]), Path(sys.argv[2])
+for name, module.SAVE_SECONDS in (("recorded", 0), ("unrecorded", 1000)):
+    run = partial(module.baseline_values, ten(shards), SETTINGS, losses=LOSS, folder=folder / name)
+    assert calls_in_a_fork(module, "baselines", run, dies_in=3) == -signal.SIGKILL
+    (folder / name / "calls").write_text(str(calls_in_a_fork(module, "baselines", run)))
 """
 
 

@@ -401,40 +401,22 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-# Runs that are killed in their fourth batch, and then begun again with their own settings or with others. Each is a
-# fork of one process: another would take longest to start, and might not take up what this one began in any case, since
-# a run depends on the code of all modules that are loaded.
+# Runs that are killed in their fourth batch, and then begun again with their own settings or with others.
 KILLED = """
-import os, signal, sys
+import signal, sys
+from functools import partial
 from pathlib import Path
 from pipeline.probe.features import extract
+from tests.support.killed import calls_in_a_fork
 from tests.test_features import OTHER, make
 
-shards, folder, features_of = Path(sys.argv[1]), Path(sys.argv[2]), extract.features_of
-
-
-def run(name, *, seconds, dies_in=None, **changes):
-    calls = 0
-
-    def counted(*arguments, **options):
-        nonlocal calls
-        calls += 1
-        if calls == dies_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return features_of(*arguments, **options)
-
-    if os.fork() == 0:
-        extract.features_of, extract.SAVE_SECONDS = counted, seconds
-        make(shards, folder / name, count=10, batch=3, **changes)
-        (folder / name / "calls").write_text(str(calls))
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.wait()[1])
-
-
-for name, seconds, changes in (("recorded", 0, {}), ("unrecorded", 1000, {}), ("other", 0, OTHER)):
-    assert run(name, seconds=seconds, dies_in=4) == -signal.SIGKILL
+shards, folder = Path(sys.argv[1]), Path(sys.argv[2])
+for name, extract.SAVE_SECONDS, changes in (("recorded", 0, {}), ("unrecorded", 1000, {}), ("other", 0, OTHER)):
+    run = partial(make, shards, folder / name, count=10, batch=3)
+    assert calls_in_a_fork(extract, "features_of", run, dies_in=4) == -signal.SIGKILL
     assert not (folder / name / "features").exists()
-    assert run(name, seconds=seconds, **changes) == 0
+    calls = calls_in_a_fork(extract, "features_of", partial(run, **changes))
+    (folder / name / "calls").write_text(str(calls))
 """
 OTHER = {"clips": 1}
 

@@ -8,8 +8,9 @@ from subprocess import run
 
 import pytest
 
-from benchmarks.full_scale import Row, drop_rows, of, rows_in, write_rows
+from benchmarks.full_scale import Row, drop_rows, of, rows_in
 from pipeline.pages.cost import full_scale
+from pipeline.results import write_table
 from tests.support.project import call, environment
 
 STAGE = """
@@ -91,18 +92,20 @@ def row(**changes: object) -> Row:
 def test_rows_of_another_size_stay(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     assert rows_in(file) == []
-    rows = [{key: str(value) for key, value in asdict(row(videos=size)).items()} for size in (10, 80)]
-    write_rows(file, rows)
+    write_table(file, [asdict(row(videos=size)) for size in (10, 80)])
+    rows = rows_in(file)
     drop_rows(file, videos=10, classes=2)
     assert rows_in(file) == rows[1:]
     assert of(rows[1], 80, 2)
     assert not of(rows[1], 80, 3)
+    drop_rows(file, videos=80, classes=2)
+    assert rows_in(file) == []
 
 
 def test_growth_is_a_power_of_the_number_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight times the videos: sixteen times the CPU, and as much memory."""
     (tmp_path / "benchmarks").mkdir()
     rows = [row(), row(videos=80, cpu_seconds=480.0, seconds=250.0, starts_s=7.0, gb=0.8)]
-    write_rows(tmp_path / "benchmarks/full_scale.csv", [asdict(each) for each in rows])
+    write_table(tmp_path / "benchmarks/full_scale.csv", [asdict(each) for each in rows])
     monkeypatch.chdir(tmp_path)
     assert full_scale()[2:] == ["| `decode` | 30 / 480 | 1.33 | 100 / 100 | 0.00 | 250 | 7 | 0.8 |"]

@@ -77,19 +77,20 @@ def baseline_values(
     values do not depend on them. folder: where the values are kept for the next model; an interrupted run carries on
     from there. Without it they are in memory."""
     losses = [name for name in LOSSES if name in losses]
+    lpips = Lpips(settings.lpips) if settings.lpips else None
     if folder is None:
-        loaded = load(_Batches(clips, settings, losses), _order(clips, settings), workers=workers)
+        loaded = load(_Batches(clips, settings, losses, lpips), _order(clips, settings), workers=workers)
         columns, rows = zip(*loaded, strict=True)
         return BaselineValues(columns[0], np.concatenate(rows), settings.flow)
     with only_one(folder / "lock"):
-        expected = _fingerprint(clips, settings)
+        expected = _fingerprint(clips, settings, lpips)
         saved = load_state(folder / PROGRESS, expected) if (folder / VALUES).exists() else None
         if not saved or not set(losses) <= set(saved["losses"]):
             losses = [name for name in LOSSES if name in losses or (saved and name in saved["losses"])]
             saved = {"fingerprint": expected, "losses": losses, "columns": [], "done": 0}
             (folder / PROGRESS).unlink(missing_ok=True)  # it must not come to stand for the values of this run
             (folder / VALUES).unlink(missing_ok=True)
-        _fill(folder, _Batches(clips, settings, saved["losses"]), saved, workers=workers)
+        _fill(folder, _Batches(clips, settings, saved["losses"], lpips), saved, workers=workers)
         return BaselineValues(saved["columns"], np.load(folder / VALUES, mmap_mode="r"), settings.flow)
 
 
@@ -97,10 +98,10 @@ def _order(clips: Clips, settings: BaselineSettings, *, first: int = 0) -> Epoch
     return EpochOrder(len(clips), settings.batch, shuffle=False, first=first)
 
 
-def _fingerprint(clips: Clips, settings: BaselineSettings) -> str:
+def _fingerprint(clips: Clips, settings: BaselineSettings, lpips: Lpips | None) -> str:
     """Digest of all that the values depend on, but for which terms of losses are among them."""
-    opencv, lpips = cv2 and cv2.__version__, settings.lpips and Lpips(settings.lpips).sha256
-    made = (settings, lpips, clips.length, clips.spacing, len(clips), torch.__version__, opencv)
+    versions = (torch.__version__, cv2 and cv2.__version__, lpips and lpips.sha256)
+    made = (settings, clips.length, clips.spacing, len(clips), versions)
     return fingerprint(made, [clips], code=CODE)
 
 
@@ -132,9 +133,8 @@ class _Batches(Dataset):
     """Batches of (columns, values (B, columns, K)): all in one tensor, since each tensor costs a file descriptor on its
     way from another process."""
 
-    def __init__(self, clips: Clips, settings: BaselineSettings, losses: Sequence[str]):
-        self.clips, self.settings, self.losses = clips, settings, list(losses)
-        self.lpips = Lpips(settings.lpips) if settings.lpips else None
+    def __init__(self, clips: Clips, settings: BaselineSettings, losses: Sequence[str], lpips: Lpips | None):
+        self.clips, self.settings, self.losses, self.lpips = clips, settings, losses, lpips
 
     @torch.no_grad()
     def __getitems__(self, indices: Sequence[int]) -> tuple[list[Column], Tensor]:
