@@ -5,7 +5,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from pipeline.processes import end_with_parent
 
@@ -20,8 +23,8 @@ def matrix_item(stage: str, allowed: Iterable[str]) -> str:
 def run(stage: str, main: Callable[[], None]) -> None:
     """Calls main. An error that has to do with params, data or the machine exits 1 with its message alone, and Ctrl-C
     with a word. A stage that DVC started ends when DVC is killed."""
-    if "DVC_STAGE" in os.environ:  # else two of it would run after the next `dvc repro`
-        end_with_parent(os.getppid())
+    if dvc := running_dvc():
+        end_with_parent(dvc.pid)  # else two of this stage would run after the next `dvc repro`
     try:
         main()
     except KeyboardInterrupt:
@@ -40,3 +43,17 @@ def run(stage: str, main: Callable[[], None]) -> None:
         except OSError as unwritten:
             where = f"no traceback written: {unwritten}"
         sys.exit(f"\n{stage}: {error}\n({type(error).__name__}; {where})")
+
+
+def running_dvc() -> psutil.Process | None:
+    """The process of DVC that started this stage, if one did: the nearest above it to which DVC had not given the
+    stage's name. Between the two stands a shell, unless that one became the stage, as bash does and dash does not."""
+    stage, process = os.environ.get("DVC_STAGE"), psutil.Process()
+    while stage and process and _started_for(process) == stage:
+        process = process.parent()
+    return process if stage else None
+
+
+def _started_for(process: psutil.Process) -> str | None:
+    with suppress(psutil.AccessDenied):  # of another user
+        return process.environ().get("DVC_STAGE")

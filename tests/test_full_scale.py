@@ -60,7 +60,8 @@ print(json.dumps([asdict(killed), there, asdict(done)]))
 
 
 def test_a_stage_is_watched_and_killed(project: Path) -> None:
-    said = run([sys.executable, "-c", WATCHED, str(project)], env=environment(), capture_output=True, text=True)
+    env = environment(SHELL="/bin/sh")  # which waits for the stage, if it is dash
+    said = run([sys.executable, "-c", WATCHED, str(project)], env=env, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     killed, there, done = json.loads(said.stdout.splitlines()[-1])
     assert killed["code"] != 0

@@ -76,14 +76,26 @@ run("wait", main)
 """
 
 
+# Starts the stage by a shell, as DVC does; and gives it a name, if it is to be DVC.
+STARTS = """
+import os, subprocess, sys
+
+shell, stage, started, name = sys.argv[1:]
+named = {"DVC_STAGE": name} if name else {}
+subprocess.run(["sh", "-c", shell, "sh", sys.executable, "-c", stage, started], env=os.environ | named)
+"""
+BECOMES_IT, WAITS = 'exec "$@"', '"$@"; true'
+
+
+@pytest.mark.parametrize("shell", [BECOMES_IT, WAITS])
 @pytest.mark.parametrize("by_dvc", [True, False])
-def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path: Path, by_dvc: bool) -> None:
+def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path: Path, shell: str, by_dvc: bool) -> None:
     """One that is started by hand goes on when its shell ends, as nohup wants it."""
-    started, env = tmp_path / "started", environment(**({"DVC_STAGE": "wait"} if by_dvc else {}))
-    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STAGE!r}, {str(started)!r}])"
-    parent = subprocess.Popen([sys.executable, "-c", starts], env=env)
+    started = tmp_path / "started"
+    command = [sys.executable, "-c", STARTS, shell, STAGE, started, "wait" if by_dvc else ""]
+    parent = subprocess.Popen(command, env=environment())
     wait_for(started.exists, "the stage", seconds=20)
-    (stage,) = psutil.Process(parent.pid).children()
+    stage = psutil.Process(parent.pid).children(recursive=True)[-1]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     if by_dvc:
