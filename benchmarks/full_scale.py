@@ -7,8 +7,8 @@ The listed names of split 1 become links to the videos in DIR/UCF-101, in turn: 
 contents repeat. A clone of the last commit runs on them with presets/ucf101.yaml and, laid over it, its own preset of
 tiny frames and networks, benchmarks/full_scale.yaml: stage after stage by `dvc repro`, a row of FILE for each of them.
 
---kill: `dvc repro` is killed with signal 9 in one stage of each kind, a few seconds after its first progress, and
-called again. The row is of the second call, and says after how many seconds the first was killed.
+--kill: `dvc repro` is killed with signal 9 in one stage of each kind, soon after its first progress, and called again.
+The row is of the second call, and says after how many seconds the first was killed.
 
 An interrupted benchmark goes on, in its folder below DIR, with the stages that have no row yet.
 """
@@ -39,8 +39,8 @@ from stages.check import check
 
 MIB, GB = 2**20, 1e9
 EVERY = 0.5  # seconds between two looks at the memory
-BEFORE_THE_KILL = 5.0  # seconds after the first progress
-PROGRESS = re.compile(rb"[ |]([1-9]\d*)/\d+ \[[\d:]+<[\d:]+")  # of tqdm's bars: done, time and time left
+BEFORE_THE_KILL = 5.0  # seconds after the first progress, unless a bar passes its half before
+PROGRESS = re.compile(rb"[ |]([1-9]\d*)/(\d+) \[[\d:]+<[\d:]+")  # of tqdm's bars: done, all, time and time left
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def measure(project: Path, out: Path, *, videos: int, classes: int, kill: bool) 
         if stage in measured:
             continue
         kind = stage.split("@")[0]
-        killed = watched(project, stage, kill=True) if kill and kind not in killed_kinds else None
+        first = watched(project, stage, kill=kill and kind not in killed_kinds)
         killed_kinds.add(kind)
-        done = watched(project, stage)
+        done = watched(project, stage) if first.killed else first
         if done.code:
             raise SystemExit(f"{stage} ended with {done.code}:\n{done.output[-3000:]}")
         row = Row(
@@ -124,7 +124,7 @@ def measure(project: Path, out: Path, *, videos: int, classes: int, kill: bool) 
             memory_mib=round(done.memory / MIB),
             gb=round(size_of_results(project, stage) / GB, 3),
             kept_gb=round(sum(file.stat().st_size for file in project.glob("runs/**/*") if file.is_file()) / GB, 3),
-            killed_s=killed and round(killed.seconds, 1),
+            killed_s=round(first.seconds, 1) if first.killed else None,
         )
         print(row, flush=True)
         write_table(out, [*rows_in(out), asdict(row)])
@@ -135,9 +135,14 @@ class Watched:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     starts: float | None = None
+    half: bool = False
     memory: int = 0
     code: int = 0
     output: str = ""
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -signal.SIGKILL
 
 
 def watched(project: Path, stage: str, *, kill: bool = False) -> Watched:
@@ -159,7 +164,7 @@ def watched(project: Path, stage: str, *, kill: bool = False) -> Watched:
         while process.poll() is None:
             found.memory = max(found.memory, memory_below(process.pid))
             shown = found.starts and time.perf_counter() - start > found.starts + BEFORE_THE_KILL
-            if kill and shown:
+            if kill and (shown or found.half):
                 process.send_signal(signal.SIGKILL)
             time.sleep(EVERY)
         found.code = process.returncode
@@ -167,18 +172,19 @@ def watched(project: Path, stage: str, *, kill: bool = False) -> Watched:
 
     cost = cost_of_children(run)
     found.seconds, found.cpu_seconds = cost.wall, cost.cpu
-    if kill and found.code == 0:
+    if kill and not found.killed:
         print(f"{stage}: at its end before it could be killed", flush=True)
     return found
 
 
 def _read(process: subprocess.Popen, found: Watched, start: float) -> None:
-    """Its output as it comes, and when the first progress was in it."""
+    """Its output as it comes, when the first progress was in it, and whether a bar has passed its half."""
     output = b""
     while block := process.stdout.read1(65536):
         output += block
-        if found.starts is None and PROGRESS.search(output):
-            found.starts = time.perf_counter() - start
+        for done, whole in PROGRESS.findall(output[-2 * len(block) - 200 :]):
+            found.starts = found.starts or time.perf_counter() - start
+            found.half = found.half or 2 * int(done) >= int(whole)
     found.output = output.decode(errors="replace")
 
 

@@ -28,7 +28,9 @@ LONG = (
 
 
 def pytest_configure() -> None:
-    """A shell has its background jobs ignore Ctrl-C, and so would the stages that are interrupted here."""
+    """One thread, as in the processes that tests start (tests/support/project.py), for the same bits. And a shell has
+    its background jobs ignore Ctrl-C, as the stages that are interrupted here would."""
+    torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -135,12 +135,15 @@ def test_one_kind_of_features_is_read_with_every_seed_and_draws_with_the_first()
     assert same(several.nearest, [nearest([each], classes=4) for each in (first, second)])
 
 
-def test_a_choice_is_read_under_every_condition(tmp_path: Path) -> None:
+def test_a_choice_is_read_under_every_condition(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """And its progress is shown."""
     folder = features(tmp_path)
     assert draws(folder) == ["untrained_0", "untrained_1", "untrained_10"]
     found = read_choice(QUICK, folder, "pooled", classes=3, device=CPU)
     assert list(found) == ["trained", "untrained", "still", "shuffled"]
+    shown = capsys.readouterr().err
     for name, reading in found.items():
+        assert f"pooled, {name}: 100%" in shown
         parts = draws(folder) if name == "untrained" else [name]
         expected = [split_up(np.load(folder / part / "pooled.npy")) for part in parts]
         assert same(reading.nearest, [nearest([each], classes=3) for each in expected])

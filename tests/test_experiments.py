@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -332,20 +333,17 @@ def patient(seed: int, *, folder: Path) -> None:
     raise KeyboardInterrupt
 
 
-def test_trials_end_with_a_stage_that_is_killed(tmp_path: Path) -> None:
-    code = (
-        "from functools import partial; from pipeline.experiments.trial import every_seed; "
-        "from tests.test_experiments import *; "
-        "every_seed(partial(patient, folder=Path(sys.argv[1])), replace(load_experiment(RUNS[0]), seeds=(0,)))"
-    )
-    stage = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+def test_trials_end_with_a_stage_that_is_killed(small: Experiment, tmp_path: Path) -> None:
+    stage = os.fork()  # another process would import for longer than all of this takes
+    if not stage:
+        trial.every_seed(partial(patient, folder=tmp_path), replace(small, seeds=(0,)))
+        os._exit(0)
     try:
         trials = wait_for(lambda: list(tmp_path.iterdir()), "the trials")
-        stage.send_signal(signal.SIGKILL)
-        wait_for(lambda: not any(Path("/proc", each.name).exists() for each in trials), "their end")
     finally:
-        stage.kill()
-        stage.wait()
+        os.kill(stage, signal.SIGKILL)
+        os.waitpid(stage, 0)
+    wait_for(lambda: not any(Path("/proc", each.name).exists() for each in trials), "their end")
 
 
 # --- the circle --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """benchmarks/full_scale.py: what it sees of a stage, what it kills, and the rows that it keeps."""
 
 import json
+import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,10 +65,12 @@ def test_a_stage_is_watched_and_killed(project: Path) -> None:
     said = run([sys.executable, "-c", WATCHED, str(project)], env=env, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     killed, there, done = json.loads(said.stdout.splitlines()[-1])
-    assert killed["code"] != 0
+    assert killed["code"] == -signal.SIGKILL
+    assert not killed["half"]
     assert killed["seconds"] < 40
     assert not there
     assert done["code"] == 0, done["output"]
+    assert done["half"]
     assert (project / "out").read_text() == "done"
     assert 0.5 < done["starts"] < done["seconds"] - 1
     assert 0 < done["cpu_seconds"] < done["seconds"] + 1

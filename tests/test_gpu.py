@@ -41,6 +41,7 @@ from tests.support.training import (
     run,
     signal_after,
     start_training,
+    train_runs,
 )
 
 pytestmark = pytest.mark.needs_cuda
@@ -210,27 +211,34 @@ def no_more_memory() -> Iterator[None]:
 def undisturbed(device: str, textures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list]:
     """What runs give that nothing interrupts: on a CPU one, since all are the same, and on a GPU two."""
     folders = [tmp_path_factory.mktemp("undisturbed") for _ in range(2 if device == "cuda" else 1)]
-    processes = [start_training(textures, folder, {"a": LONGER}, device=device) for folder in folders]
-    for process in processes:
-        finish(process)
+    for folder in folders:
+        train_runs("lvln", textures, folder, {"a": LONGER}, {"device": device})
     return [results(folder / "a") for folder in folders]
 
 
 @pytest.mark.parametrize(
-    ("number", "workers", "seed"),
+    ("number", "workers", "seed", "times"),
     [
-        (signal.SIGKILL, 2, 0),
-        pytest.param(signal.SIGKILL, 1, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 0, 3, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 0, 6, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 2, 8, marks=pytest.mark.slow),
+        (signal.SIGKILL, 2, 0, 1),
+        pytest.param(signal.SIGKILL, 2, 0, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 1, 1, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 0, 3, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 0, 6, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, 8, 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_continues_to_the_same_end(
-    device: str, textures: Path, tmp_path: Path, undisturbed: list[list], number: int, workers: int, seed: int
+    device: str,
+    textures: Path,
+    tmp_path: Path,
+    undisturbed: list[list],
+    number: int,
+    workers: int,
+    seed: int,
+    times: int,
 ) -> None:
-    """Killed for real: at random moments of an epoch, while it saves, and between the phases (on a GPU at one of these
-    moments, to save time). The state is saved after every step, or by the clock now and then.
+    """Killed for real: at random moments of an epoch, while it saves, and between the phases, or at one of these
+    moments alone. The state is saved after every step, or by the clock now and then.
 
     On the CPU the end is the same to the bit. On a GPU two runs lie apart anyway, and the interrupted one may lie
     twice as far from the first as the second does, or SAME_CURVE.
@@ -246,7 +254,7 @@ def test_a_killed_run_continues_to_the_same_end(
             tmp_path / "b" / moment,
             delay=rng.choice([0, rng.uniform(0, 0.5)]),
         )
-        for moment in (moments[:1] if device == "cuda" else moments)
+        for moment in moments[:times]
     ]
     assert any(killed)
     assert "continuing at step" in finish(start_training(textures, tmp_path, {"b": LONGER}, **machine))

@@ -100,8 +100,7 @@ class StoppedStep(loop.Step):
 with closing_ranks():
     be_refused()
     normalise()
-    model, shards, _, runs, changes = sys.argv[1:6]
-    runs, changes = json.loads(runs), json.loads(changes)
+    model, shards, (runs, changes) = sys.argv[1], Path(sys.argv[2]), map(json.loads, sys.argv[4:6])
     stopped = {"stopped": runs.pop("stopped")}
     train_runs(model, shards, folder, runs, changes)
     step, loop.Step = loop.Step, StoppedStep

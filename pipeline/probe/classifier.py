@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 
 from pipeline.probe.heads import HeadConfig, Standardise, make_net
 from pipeline.probe.samples import Samples, Splits
@@ -91,10 +92,12 @@ def run_probe(
     seeds: Sequence[int],
     device: torch.device,
     sampled: bool = False,
+    title: str = "heads",
 ) -> list[ProbeRun]:
     """Trains the heads and returns the best of each seed: that with the best epoch on the validation groups (by top-1,
     then by loss; the earliest of equals). sampled: with the curve `sample`, which takes as long as half of the
-    training. ValueError with fewer than two training clips, or when every learning rate makes the scores infinite."""
+    training; title: of the progress bar. ValueError with fewer than two training clips, or when every learning rate
+    makes the scores infinite."""
     train, validation, test = splits
     if len(train) < 2:
         raise ValueError(f"{len(train)} clip to train on; the probe needs at least 2: more videos, or features.clips")
@@ -104,7 +107,8 @@ def run_probe(
     share = max(1, round(config.validation_share * len(validation.videos)))
     sample = validation.subset(np.sort(rng.permutation(len(validation.videos))[:share]))
     scale = Standardise(*moments(train)).to(device) if config.standardize else nn.Identity()
-    with torch.random.fork_rng():  # nn's initialisation and dropout draw from the global generators
+    # nn's initialisation and dropout draw from the global generators
+    with torch.random.fork_rng(), tqdm(total=config.epochs * len(train), desc=title, unit="clip") as bar:
         heads = Heads(_nets(config, train.shape, classes, seeds, copies=len(pairs)), scale, device)
         torch.manual_seed(seeds[0])
         optimizer = heads.optimizer([{"lr": lr, "weight_decay": decay} for _, lr, decay in runs])
@@ -121,6 +125,7 @@ def run_probe(
                 labels = train.labels[rows // train.clips].to(device)
                 correct += heads.learn(train.take(rows).to(device), labels, optimizer)
                 schedule.step()
+                bar.update(len(rows))
                 if sampled and step % every == 0:
                     samples.append((step / count, _top1(heads.score(sample), sample.labels)))
             scores = heads.score(validation)  # (R, V, K)

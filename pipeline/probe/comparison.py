@@ -60,10 +60,17 @@ def read_held_out(folder: Path) -> HeldOut:
 
 
 def read(
-    config: ProbeConfig, features: Sequence[Splits], *, classes: int, device: torch.device, sampled: bool = False
+    config: ProbeConfig,
+    features: Sequence[Splits],
+    *,
+    classes: int,
+    device: torch.device,
+    sampled: bool = False,
+    title: str = "heads",
 ) -> Reading:
-    """Of one kind of features. Several draws of it have a head each, of the first seed; one has one of every seed."""
-    settings = {"classes": classes, "device": device, "sampled": sampled}
+    """Of one kind of features. Several draws of it have a head each, of the first seed; one has one of every seed.
+    title: of the progress bars."""
+    settings = {"classes": classes, "device": device, "sampled": sampled, "title": title}
     settings["seeds"] = config.seeds if len(features) == 1 else config.seeds[:1]
     runs = [run for each in features for run in run_probe(config, each, **settings)]
     return Reading([run.scores for run in runs], [nearest([each], classes=classes) for each in features], runs)
@@ -77,7 +84,7 @@ def read_choice(
     features = [trained, [read_splits(folder, name, choice) for name in draws(folder)], *others]
     names = (CONDITIONS[0], "untrained", *CONDITIONS[1:])
     return {
-        name: read(config, each, classes=classes, device=device, sampled=name == PROBE)
+        name: read(config, each, classes=classes, device=device, sampled=name == PROBE, title=f"{choice}, {name}")
         for name, each in zip(names, features, strict=True)
     }
 

@@ -26,7 +26,7 @@ def read_memoryless(config: ProbeConfig, folder: Path, *, classes: int, device: 
     flow, pooled = (read_splits(folder, "memoryless", name) for name in ("flow", "flow_pooled"))
     features["flow"], features["flow_pooled"] = flow, pooled
     features["flow_pair"] = read_splits(folder, "memoryless", "flow", columns=slice(-2, None))
-    found = {name: read(config, [each], classes=classes, device=device) for name, each in features.items()}
+    found = {name: read(config, [each], classes=classes, device=device, title=name) for name, each in features.items()}
     joined = [(a + b) / 2 for a, b in zip(found["encoder"].top1, found["flow"].top1, strict=True)]
     found["encoder_flow"] = Reading(joined, [nearest([features["encoder"], flow], classes=classes)])
     constant = chance(flow.train.labels, len(flow.test.videos), classes=classes)

@@ -132,13 +132,13 @@ def start_training(
 
 
 def train_runs(
-    model: str, shards: str, folder: Path, runs: dict[str, dict[str, Any]], hardware_changes: dict[str, Any]
+    model: str, shards: Path, folder: Path, runs: dict[str, dict[str, Any]], hardware_changes: dict[str, Any]
 ) -> None:
     """Trains as `start_training` says; the result of each run is in result_<rank>.pt of its folder."""
     for name, changes in runs.items():
         own = folder / name
         settings = config(model, **changes)
-        net, record, phases = run(settings, Path(shards), own, model=model, **hardware_changes)
+        net, record, phases = run(settings, shards, own, model=model, **hardware_changes)
         result = {"curve": record.curve, "validation": record.validation}
         result |= {"weights": net.state_dict(), "phases": phases}
         torch.save(result, own / f"result_{os.environ.get('RANK', 0)}.pt")
@@ -147,7 +147,7 @@ def train_runs(
 def main() -> None:
     model, shards, folder, runs, hardware_changes = sys.argv[1:6]
     with closing_ranks():
-        train_runs(model, shards, Path(folder), json.loads(runs), json.loads(hardware_changes))
+        train_runs(model, Path(shards), Path(folder), json.loads(runs), json.loads(hardware_changes))
 
 
 def results(folder: Path) -> list[Any]:
