@@ -10,7 +10,7 @@ from subprocess import run
 import pytest
 
 from benchmarks.full_scale import Row, drop_rows, of, rows_in
-from pipeline.pages.cost import full_scale
+from pipeline.pages.cost import full_scale, full_scale_classes
 from pipeline.results import write_table
 from tests.support.project import call, environment
 
@@ -106,10 +106,14 @@ def test_rows_of_another_size_stay(tmp_path: Path) -> None:
     assert rows_in(file) == []
 
 
-def test_growth_is_a_power_of_the_number_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight times the videos: sixteen times the CPU, and as much memory."""
+def test_growth_is_a_power_of_the_number_of_videos_and_of_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight times the videos: sixteen times the CPU, and as much memory. Four times the classes: twice the memory."""
     (tmp_path / "benchmarks").mkdir()
-    rows = [row(), row(videos=80, cpu_seconds=480.0, seconds=250.0, starts_s=7.0, gb=0.8)]
+    more = {"cpu_seconds": 480.0, "seconds": 250.0, "starts_s": 7.0, "gb": 0.8}
+    rows = [row(classes=8), row(videos=80, classes=8, **more), row(memory_mib=50)]
     write_table(tmp_path / "benchmarks/full_scale.csv", [asdict(each) for each in rows])
     monkeypatch.chdir(tmp_path)
     assert full_scale()[2:] == ["| `decode` | 30 / 480 | 1.33 | 100 / 100 | 0.00 | 250 | 7 | 0.8 |"]
+    assert full_scale_classes()[2:] == ["| `decode` | 30 / 30 | 0.00 | 50 / 100 | 0.50 | 20 |  | 0.1 |"]

@@ -35,15 +35,29 @@ def time(preset: str) -> list[str]:
 
 
 def full_scale() -> list[str]:
-    """A row a stage of benchmarks/full_scale.csv: what it took at each number of videos. The growth of its CPU seconds
-    and of its memory is the power of the number of videos that leads from the smallest to the largest."""
+    """A row a stage of benchmarks/full_scale.csv, of the runs with all classes: what it took at each number of
+    videos."""
     table = pd.read_csv("benchmarks/full_scale.csv")
-    sizes = sorted(set(table["videos"]))
-    by_size = {size: rows.set_index("stage") for size, rows in table.groupby("videos")}
+    return _growth(table[table["classes"] == table["classes"].max()], "videos")
+
+
+def full_scale_classes() -> list[str]:
+    """A row a stage of benchmarks/full_scale.csv, of the runs with as many videos as that of the fewest classes: what
+    it took at each number of classes."""
+    table = pd.read_csv("benchmarks/full_scale.csv")
+    videos = table.loc[table["classes"].idxmin(), "videos"]
+    return _growth(table[table["videos"] == videos], "classes")
+
+
+def _growth(table: pd.DataFrame, what: str) -> list[str]:
+    """What each stage took at each size, and in which power of the size its CPU seconds and its memory grow from the
+    smallest to the largest. The last columns are of the largest."""
+    by_size = {size: rows.set_index("stage") for size, rows in table.groupby(what)}
+    sizes = list(by_size)
     steps = log(sizes[-1] / sizes[0])
     lines = heading(
         "stage",
-        f"CPU seconds at {', '.join(f'{size:,}' for size in sizes)} videos",
+        f"CPU seconds at {', '.join(f'{size:,}' for size in sizes)} {what}",
         "growth",
         "MiB",
         "growth",
@@ -51,14 +65,14 @@ def full_scale() -> list[str]:
         "until the first progress",
         "GB",
     )
-    for stage, row_of_all in by_size[sizes[-1]].iterrows():
+    for stage, largest in by_size[sizes[-1]].iterrows():
         rows = [by_size[size].loc[stage] for size in sizes]
         cells = [f"`{stage}`"]
         for name in ("cpu_seconds", "memory_mib"):
             values = [each[name] for each in rows]
             cells += [" / ".join(f"{value:,.0f}" for value in values), f"{log(values[-1] / values[0]) / steps:.2f}"]
-        starts = row_of_all["starts_s"]
-        cells += [f"{row_of_all['seconds']:,.0f}", "" if isnan(starts) else f"{starts:.0f}", f"{row_of_all['gb']:.1f}"]
+        starts = largest["starts_s"]
+        cells += [f"{largest['seconds']:,.0f}", "" if isnan(starts) else f"{starts:.0f}", f"{largest['gb']:.1f}"]
         lines.append(row(cells))
     return lines
 

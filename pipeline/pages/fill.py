@@ -36,6 +36,7 @@ KINDS: dict[str, Callable[..., list[str]]] = {
         cost.disk,
         cost.time,
         cost.full_scale,
+        cost.full_scale_classes,
     )
 }
 END = "<!-- end of table -->"
