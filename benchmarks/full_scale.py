@@ -182,7 +182,7 @@ def _read(process: subprocess.Popen, found: Watched, start: float) -> None:
     output = b""
     while block := process.stdout.read1(65536):
         output += block
-        for done, whole in PROGRESS.findall(output[-2 * len(block) - 200 :]):
+        for done, whole in PROGRESS.findall(output[-len(block) - 200 :]):
             found.starts = found.starts or time.perf_counter() - start
             found.half = found.half or 2 * int(done) >= int(whole)
     found.output = output.decode(errors="replace")

@@ -55,5 +55,5 @@ def running_dvc() -> psutil.Process | None:
 
 
 def _started_for(process: psutil.Process) -> str | None:
-    with suppress(psutil.AccessDenied):  # of another user
+    with suppress(psutil.Error):  # it is of another user, or has just ended
         return process.environ().get("DVC_STAGE")

@@ -31,6 +31,7 @@ from pipeline.training.interruption import stop_requests
 from pipeline.training.loop import phase_clips
 from tests.support.committed import of_committed_figures
 from tests.support.import_closure import ROOT
+from tests.support.killed import forked
 from tests.support.project import call, copy_project, ran, wait_for
 
 FILE, PARAMS = str(ROOT / "experiments/runs.yaml"), str(ROOT / "params.yaml")
@@ -334,10 +335,10 @@ def patient(seed: int, *, folder: Path) -> None:
 
 
 def test_trials_end_with_a_stage_that_is_killed(small: Experiment, tmp_path: Path) -> None:
-    stage = os.fork()  # another process would import for longer than all of this takes
-    if not stage:
+    def work() -> None:
         trial.every_seed(partial(patient, folder=tmp_path), replace(small, seeds=(0,)))
-        os._exit(0)
+
+    stage = forked(work)
     try:
         trials = wait_for(lambda: list(tmp_path.iterdir()), "the trials")
     finally:

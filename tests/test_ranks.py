@@ -100,7 +100,8 @@ class StoppedStep(loop.Step):
 with closing_ranks():
     be_refused()
     normalise()
-    model, shards, (runs, changes) = sys.argv[1], Path(sys.argv[2]), map(json.loads, sys.argv[4:6])
+    model, shards, _, runs, changes = sys.argv[1:6]
+    shards, runs, changes = Path(shards), json.loads(runs), json.loads(changes)
     stopped = {"stopped": runs.pop("stopped")}
     train_runs(model, shards, folder, runs, changes)
     step, loop.Step = loop.Step, StoppedStep
