@@ -4,6 +4,7 @@ What makes videos and decodes them is imported by the fixtures that need it: tes
 ffmpeg and no pandas.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 
 from tests.support.import_closure import ROOT
@@ -28,9 +28,9 @@ LONG = (
 
 
 def pytest_configure() -> None:
-    """One thread, as in the processes that tests start (tests/support/project.py), for the same bits. And a shell has
-    its background jobs ignore Ctrl-C, as the stages that are interrupted here would."""
-    torch.set_num_threads(1)
+    """A shell has its background jobs ignore Ctrl-C, as the stages that are interrupted here would. And as in a stage,
+    no garbage is looked for among what is imported (stages/entry.py)."""
+    gc.disable()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -41,8 +41,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As in the processes that tests start (tests/support/project.py), for the same bits."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 

@@ -73,10 +73,10 @@ def test_stages_that_build_networks_depend_on_the_variant() -> None:
 
 
 def test_packages_hold_no_code() -> None:
-    """The closure does not follow them."""
-    assert all(
-        not init.read_text() for folder in ("pipeline", "stages") for init in (ROOT / folder).rglob("__init__.py")
-    )
+    """The closure does not follow them. That of the stages has two lines that change no result."""
+    packages = {init for folder in ("pipeline", "stages") for init in (ROOT / folder).rglob("__init__.py")}
+    assert {init.parent.name for init in packages if init.read_text()} == {"stages"}
+    assert not imported(ROOT / "stages/__init__.py")
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.import_closure import ROOT
 from tests.support.project import environment, wait_for
+from tests.support.videos import write
 
 # Notes every SIGTERM in a file, and ends at the third.
 CHILD = """
@@ -74,6 +76,17 @@ def main():
 
 run("wait", main)
 """
+
+
+def test_a_stage_collects_garbage_once_it_has_started(tmp_path: Path) -> None:
+    """Not before, while it imports what stays to its end."""
+    for file in ("stages/__init__.py", "stages/entry.py"):
+        write(tmp_path / file, (ROOT / file).read_bytes())
+    says = "print(gc.isenabled())"
+    write(tmp_path / "stages/says.py", f"import gc\nfrom stages.entry import run\n{says}\nrun('says', lambda: {says})")
+    command = [sys.executable, "-m", "stages.says"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 # Starts the stage by a shell, as DVC does; and gives it a name, if it is to be DVC.

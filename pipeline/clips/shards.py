@@ -15,8 +15,9 @@ import json
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
+from operator import lt
 from pathlib import Path
 
 RATES = (25, 15, 10)  # frames per second; the folders' names, and the curriculum's choices
@@ -162,10 +163,12 @@ def _open_sample(tar: tarfile.TarFile, shard: Path, text: tarfile.TarInfo, frame
     key = text.name.removesuffix(".json")
     if (text.name, frames.name) != (f"{key}.json", f"{key}.mjpeg") or not (text.isreg() and frames.isreg()):
         raise ValueError(f"{text.name} is followed by {frames.name}")
-    info = SampleInfo(**json.load(tar.extractfile(text)))
-    offsets = array("Q", info.offsets)  # a fifth of a list's memory
+    tar.fileobj.seek(text.offset_data)
+    fields = json.loads(tar.fileobj.read(text.size))
+    offsets = array("Q", fields["offsets"])  # a fifth of a list's memory
+    info = SampleInfo(**{**fields, "offsets": offsets})
     if len(offsets) < 2 or info.frames != len(offsets) - 1 or (offsets[0], offsets[-1]) != (0, frames.size):
         raise ValueError(f"{key}: the offsets are not those of {info.frames} frames in {frames.size} bytes")
-    if not all(a < b for a, b in pairwise(offsets)):
+    if not all(map(lt, offsets, offsets[1:])):
         raise ValueError(f"{key}: an offset is not above the one before it")
-    return StoredVideo(key, replace(info, offsets=offsets), shard, frames.offset_data)
+    return StoredVideo(key, info, shard, frames.offset_data)
