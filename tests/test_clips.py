@@ -185,29 +185,31 @@ from pathlib import Path
 from pipeline.clips.batches import EpochOrder, load
 from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
-clips = Clips(open_videos(Path(sys.argv[1]), "train"), length=6, spacing=1)
-for _, batch in zip(range(10), load(clips, EpochOrder(len(clips), 8))):
-    pass
-# Not getrusage: its peak is at least that of the process which started this one.
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+for folder in sys.argv[1:]:
+    clips = Clips(open_videos(Path(folder), "train"), length=6, spacing=1)
+    for _, batch in zip(range(10), load(clips, EpochOrder(len(clips), 8))):
+        pass
+    # Not getrusage: its peak is at least that of the process which started this one.
+    print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process its peak memory")
 def test_memory_hardly_grows_with_the_number_of_videos(tmp_path: Path) -> None:
     """40 times as many shards, hard links of one, cost less than 2 KB a video and 2 MB."""
-    jpegs, peaks = grey_jpegs(30), []
+    jpegs, folders = grey_jpegs(30), []
     one = write_shard(tmp_path / "one.tar", {f"v_A_g01_c{clip:02}": jpegs for clip in range(64)})
     for shards in (2, 80):
         folder = tmp_path / str(shards)
         folder.mkdir()
         for number in range(shards):
             os.link(one, folder / f"train-{number:05}.tar")
-        command = [sys.executable, "-c", PEAK, str(folder)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        peaks.append(1024 * int(done.stdout))
+        folders.append(folder)
+    command = [sys.executable, "-c", PEAK, *map(str, folders)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    few, many = (1024 * int(peak) for peak in done.stdout.split())
     more_videos = (80 - 2) * 64
-    assert peaks[1] - peaks[0] < 2048 * more_videos + 2 * 1024**2
+    assert many - few < 2048 * more_videos + 2 * 1024**2
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

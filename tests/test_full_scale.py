@@ -1,17 +1,18 @@
 """benchmarks/full_scale.py: what it sees of a stage, what it kills, and the rows that it keeps."""
 
 import json
+import os
 import signal
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from subprocess import run
 
 import pytest
 
+from benchmarks import full_scale as benchmark
 from benchmarks.full_scale import Row, drop_rows, of, rows_in
 from pipeline.pages.cost import full_scale, full_scale_classes
 from pipeline.results import write_table
+from tests.support.killed import forked
 from tests.support.project import call, environment
 
 STAGE = """
@@ -42,29 +43,24 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# In a process of its own, since all of a process's children are waited for.
-WATCHED = """
-import json, sys
-from dataclasses import asdict
-from pathlib import Path
-
-from benchmarks import full_scale
-
-project, full_scale.BEFORE_THE_KILL = Path(sys.argv[1]), 0.5
-(project / "steps").write_text("100")
-killed = full_scale.watched(project, "slow", kill=True)
-there = (project / "out").exists()
-(project / "steps").write_text("4")
-done = full_scale.watched(project, "slow")
-print(json.dumps([asdict(killed), there, asdict(done)]))
-"""
+def watch_twice(project: Path) -> None:
+    """Killed in the first half, and then to the end."""
+    benchmark.BEFORE_THE_KILL = 0.5
+    (project / "steps").write_text("100")
+    killed = benchmark.watched(project, "slow", kill=True)
+    there = (project / "out").exists()
+    (project / "steps").write_text("4")
+    done = benchmark.watched(project, "slow")
+    (project / "found.json").write_text(json.dumps([asdict(killed), there, asdict(done)]))
 
 
-def test_a_stage_is_watched_and_killed(project: Path) -> None:
-    env = environment(SHELL="/bin/sh")  # which waits for the stage, if it is dash
-    said = run([sys.executable, "-c", WATCHED, str(project)], env=env, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    killed, there, done = json.loads(said.stdout.splitlines()[-1])
+def test_a_stage_is_watched_and_killed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/sh")  # which waits for the stage, if it is dash
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    # In a fork, since all of a process's children are waited for.
+    assert os.waitpid(forked(lambda: watch_twice(project)), 0)[1] == 0
+    killed, there, done = json.loads((project / "found.json").read_text())
     assert killed["code"] == -signal.SIGKILL
     assert not killed["half"]
     assert killed["seconds"] < 40

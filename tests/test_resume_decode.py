@@ -204,7 +204,7 @@ def test_killed_again_and_again_before_any_step(
     rng, kills, finished = random.Random(seed), 0, {}
     while True:
         # Later and later, so that it comes to an end; about 300 steps are an undisturbed run.
-        kill_at = rng.randrange(1, 60 + 40 * kills)
+        kill_at = rng.randrange(1, 60 + 80 * kills)
         with started(project, **with_hook(hook, tmp_path / "steps", kill_at)) as process:
             stdout, stderr = process.communicate(timeout=120)
         if process.returncode == 0:
