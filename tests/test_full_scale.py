@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import full_scale as benchmark
+from benchmarks import full_scale
 from benchmarks.full_scale import Row, drop_rows, of, rows_in
-from pipeline.pages.cost import full_scale, full_scale_classes
+from pipeline.pages import cost
 from pipeline.results import write_table
 from tests.support.killed import forked
 from tests.support.project import call, environment
@@ -45,12 +45,12 @@ def project(tmp_path: Path) -> Path:
 
 def watch_twice(project: Path) -> None:
     """Killed in the first half, and then to the end."""
-    benchmark.BEFORE_THE_KILL = 0.5
+    full_scale.BEFORE_THE_KILL = 0.5
     (project / "steps").write_text("100")
-    killed = benchmark.watched(project, "slow", kill=True)
+    killed = full_scale.watched(project, "slow", kill=True)
     there = (project / "out").exists()
     (project / "steps").write_text("4")
-    done = benchmark.watched(project, "slow")
+    done = full_scale.watched(project, "slow")
     (project / "found.json").write_text(json.dumps([asdict(killed), there, asdict(done)]))
 
 
@@ -111,5 +111,5 @@ def test_growth_is_a_power_of_the_number_of_videos_and_of_classes(
     rows = [row(classes=8), row(videos=80, classes=8, **more), row(memory_mib=50)]
     write_table(tmp_path / "benchmarks/full_scale.csv", [asdict(each) for each in rows])
     monkeypatch.chdir(tmp_path)
-    assert full_scale()[2:] == ["| `decode` | 30 / 480 | 1.33 | 100 / 100 | 0.00 | 250 | 7 | 0.8 |"]
-    assert full_scale_classes()[2:] == ["| `decode` | 30 / 30 | 0.00 | 50 / 100 | 0.50 | 20 |  | 0.1 |"]
+    assert cost.full_scale()[2:] == ["| `decode` | 30 / 480 | 1.33 | 100 / 100 | 0.00 | 250 | 7 | 0.8 |"]
+    assert cost.full_scale_classes()[2:] == ["| `decode` | 30 / 30 | 0.00 | 50 / 100 | 0.50 | 20 |  | 0.1 |"]
