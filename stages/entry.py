@@ -24,8 +24,9 @@ def matrix_item(stage: str, allowed: Iterable[str]) -> str:
 def run(stage: str, main: Callable[[], None]) -> None:
     """Calls main. An error that has to do with params, data or the machine exits 1 with its message alone, and Ctrl-C
     with a word. A stage that DVC started ends when DVC is killed."""
-    gc.freeze()  # what was imported stays to the end
-    gc.enable()
+    if not gc.isenabled():  # see stages/__init__.py
+        gc.freeze()  # what was imported stays to the end
+        gc.enable()
     if dvc := running_dvc():
         end_with_parent(dvc.pid)  # else two of this stage would run after the next `dvc repro`
     try:

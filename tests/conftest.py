@@ -1,7 +1,7 @@
 """Shared by all tests: small generated shards, real clips where they are, and no leaking random state.
 
 What makes videos and decodes them is imported by the fixtures that need it: tests/test_gpu.py runs where there is no
-ffmpeg and no pandas.
+ffmpeg and no pandas. And torch by those that set it up: the process that hands out the tests needs none.
 """
 
 import gc
