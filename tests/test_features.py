@@ -1,9 +1,11 @@
 """Features of clips under every condition: references, what is refused, kill -9."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.nets.ladder import LEVELS, Ladder
 from pipeline.nets.rollout import predict
 from pipeline.probe import samples
 from pipeline.probe.features import conditions
+from pipeline.probe.features import extract as extract_module
 from pipeline.probe.features.conditions import FeaturesConfig, Item, items, windows
 from pipeline.probe.features.extract import extract, extract_features, features_of, load_probed
 from pipeline.probe.features.memoryless import encoder_features, flow_features
@@ -30,6 +33,7 @@ from pipeline.training.model_card import ModelCard
 from pipeline.training.model_file import save_model
 from tests.support.evaluation import CARD, CPU
 from tests.support.import_closure import ROOT
+from tests.support.killed import calls_in_a_fork
 from tests.support.nets import VARIANTS, small
 from tests.support.videos import files, moving_texture
 
@@ -396,37 +400,22 @@ def test_what_16_bits_cannot_hold_is_the_most_they_can(shards: Path, tmp_path: P
     assert np.load(tmp_path / "features/memoryless/encoder.npy").max() == np.finfo(np.float16).max
 
 
-def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-# Runs that are killed in their fourth batch, and then begun again with their own settings or with others.
-KILLED = """
-import signal, sys
-from functools import partial
-from pathlib import Path
-from pipeline.probe.features import extract
-from tests.support.killed import calls_in_a_fork
-from tests.test_features import OTHER, make
-
-shards, folder = Path(sys.argv[1]), Path(sys.argv[2])
-for name, extract.SAVE_SECONDS, changes in (("recorded", 0, {}), ("unrecorded", 1000, {}), ("other", 0, OTHER)):
-    run = partial(make, shards, folder / name, count=10, batch=3)
-    assert calls_in_a_fork(extract, "features_of", run, dies_in=4) == -signal.SIGKILL
-    assert not (folder / name / "features").exists()
-    calls = calls_in_a_fork(extract, "features_of", partial(run, **changes))
-    (folder / name / "calls").write_text(str(calls))
-"""
 OTHER = {"clips": 1}
 
 
 @pytest.fixture(scope="module")
 def carried_on(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the runs of KILLED."""
+    """The folder of runs that are killed in their fourth batch, and then begun again with their own settings or with
+    others."""
     folder = tmp_path_factory.mktemp("killed")
-    done = python(KILLED, shards, folder)
-    assert done.returncode == 0, done.stderr
+    for name, seconds, changes in (("recorded", 0, {}), ("unrecorded", 1000, {}), ("other", 0, OTHER)):
+        run = partial(make, shards, folder / name, count=10, batch=3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(extract_module, "SAVE_SECONDS", seconds)
+            assert calls_in_a_fork(extract_module, "features_of", run, dies_in=4) == -signal.SIGKILL
+            assert not (folder / name / "features").exists()
+            calls = calls_in_a_fork(extract_module, "features_of", partial(run, **changes))
+        (folder / name / "calls").write_text(str(calls))
     return folder
 
 
@@ -464,7 +453,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
     for count in (8, 56):
-        done = python(code, shards, tmp_path / str(count), count)
+        command = [sys.executable, "-c", code, shards, tmp_path / str(count), str(count)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
     written = sum(len(content) for content in files(tmp_path / "56/features").values()) / 2**20
     assert written > 100
