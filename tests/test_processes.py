@@ -78,17 +78,6 @@ run("wait", main)
 """
 
 
-def test_a_stage_collects_garbage_once_it_has_started(tmp_path: Path) -> None:
-    """Not before, while it imports what stays to its end."""
-    for file in ("stages/__init__.py", "stages/entry.py"):
-        write(tmp_path / file, (ROOT / file).read_bytes())
-    says = "print(gc.isenabled())"
-    write(tmp_path / "stages/says.py", f"import gc\nfrom stages.entry import run\n{says}\nrun('says', lambda: {says})")
-    command = [sys.executable, "-m", "stages.says"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
-
-
 # Starts the stage by a shell, as DVC does; and gives it a name, if it is to be DVC.
 STARTS = """
 import os, subprocess, sys
@@ -117,3 +106,14 @@ def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path: Path, shell:
         time.sleep(2)
         assert stage.is_running()
         stage.kill()
+
+
+def test_a_stage_collects_garbage_once_it_has_started(tmp_path: Path) -> None:
+    """Not before, while it imports what stays to its end."""
+    for file in ("stages/__init__.py", "stages/entry.py"):
+        write(tmp_path / file, (ROOT / file).read_bytes())
+    says = "print(gc.isenabled())"
+    write(tmp_path / "stages/says.py", f"import gc\nfrom stages.entry import run\n{says}\nrun('says', lambda: {says})")
+    command = [sys.executable, "-m", "stages.says"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
