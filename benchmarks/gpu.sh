@@ -8,9 +8,9 @@
 # folder of wheels to unpack first, for a machine without network.
 # Runs from a plain tree. Python needs torch, torchvision, lightning and pydantic; pytest for the tests; ruamel.yaml,
 # pandas and safetensors for the probe. What is missing is said, and the rest is measured.
-# In the environment: PART=2 measures what takes minutes before its first step: torch.compile, and whole runs that are
-# interrupted. ONLY="loader probe" measures these alone, of either part. CPU=1 tries the script without a GPU, on small
-# networks: its figures mean nothing.
+# In the environment: PART=2 measures what takes minutes before its first step: torch.compile. PART=3 compares whole
+# runs: interrupted or not, in bf16 and in float32. ONLY="loader probe" measures these alone, of any part. CPU=1 tries
+# the script without a GPU, on small networks: its figures mean nothing.
 #
 # A measurement may take its own seconds and what those before it have left of theirs. The seconds of a part are 480 at
 # most. The status is 0 only if every measurement has ended well.
@@ -27,10 +27,11 @@ if [ -n "$wheels" ]; then
     "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$out/packages" "$wheels"/*.whl || exit 1
     export PYTHONPATH="$out/packages${PYTHONPATH:+:$PYTHONPATH}"
 fi
-small=() few=() # what comes last on a command line counts
+small=() smallest_in_bf16=() few=() # what comes last on a command line counts
 if [ -n "${CPU:-}" ]; then
     device=cpu due=320 # in no hurry
-    small=(--size 32x32 --channels 8) few=(--batch 2 --turns 1 --steps 1 --workers 1)
+    small=(--size 32x32 --channels 8) smallest_in_bf16=(--size 64x64 --channels 4 --batch 2 --steps 10)
+    few=(--batch 2 --turns 1 --steps 1 --workers 1)
     export CUDA_VISIBLE_DEVICES=
     "$python" -c 'import lightning, pydantic, torchvision' || exit 1
 else
@@ -38,7 +39,7 @@ else
 fi
 if [ -z "$shards" ]; then
     shards="$out/shards"
-    make_shards=(--out "$shards") && [ "$device" = cpu ] && make_shards+=(--videos 8 --frames 30 --size 32x32)
+    make_shards=(--out "$shards") && [ "$device" = cpu ] && make_shards+=(--videos 8 --frames 30 --size 64x64)
     "$python" -m benchmarks.make_shards "${make_shards[@]}" >"$out/make_shards.log" 2>&1 || { cat "$out/make_shards.log"; exit 1; }
 fi
 : >"$out/results.jsonl"
@@ -87,13 +88,13 @@ measure() { # PART NAME SECONDS MODULE ARGUMENTS…: the figures that it prints,
 train() { # PART NAME SECONDS ARGUMENTS…
     measure "$1" "$2" "$3" benchmarks.train "${@:4}" "${small[@]}" "${few[@]}"
 }
-wide=(--size 128x160) narrow=(--size 64x96) brief=(--turns 3 --steps 10)
+wide=(--size 128x160) narrow=(--size 64x96) brief=(--turns 3 --steps 10 --kernels)
 
 # Most of a training measurement is cuDNN's timing of its algorithms, about half a minute for the shapes of a model.
 measure 1 tests 80 pytest -q -rfEP tests/test_gpu.py -k "on_$device"
 train 1 lvln 75 --model lvln "${wide[@]}" --batch 16 "${brief[@]}" --shards "$shards"
-train 1 one_frame_full_res 60 --model one_frame full_res "${narrow[@]}" --batch 16 "${brief[@]}"
-train 1 warp_match 65 --model lvln_warp lvln_match "${wide[@]}" --batch 16 "${brief[@]}" --no-plain
+train 1 full_res_one_frame 60 --model full_res one_frame "${narrow[@]}" --batch 16 "${brief[@]}"
+train 1 match_warp 65 --model lvln_match lvln_warp "${wide[@]}" --batch 16 "${brief[@]}" --no-plain
 measure 1 loader 20 benchmarks.loader --shards "$shards" --batches 40
 if [ "$device" = cuda ]; then
     measure 1 probe 40 benchmarks.probe ucf101 --device cuda --clips 16 --heads 12
@@ -101,13 +102,15 @@ else
     measure 1 probe 40 benchmarks.probe tiny --clips 1 --steps 1 --heads 2
 fi
 measure 1 evaluate 20 benchmarks.evaluate --shards "$shards" --model lvln_warp "${wide[@]}" "${small[@]}"
-train 1 warp_match_narrow 50 --model lvln_warp lvln_match "${narrow[@]}" --batch 8 "${brief[@]}" --no-plain
+train 1 match_warp_narrow 50 --model lvln_match lvln_warp "${narrow[@]}" --batch 8 "${brief[@]}" --no-plain
 train 1 lvln_64 45 --model lvln "${wide[@]}" --batch 64 "${brief[@]}" --no-plain
 
 train 2 lvln_compiled 180 --model lvln "${wide[@]}" --batch 16 --compile true "${brief[@]}"
 train 2 one_frame_compiled 85 --model one_frame "${narrow[@]}" --batch 16 --compile true "${brief[@]}"
-measure 2 resume 130 benchmarks.resume --shards "$shards" "${narrow[@]}" --batch 16 "${small[@]}"
 measure 2 tests_compiled 60 pytest -q -rfEP tests/test_gpu.py -m slow -k "compiled and on_$device"
+
+measure 3 resume 130 benchmarks.resume --shards "$shards" "${narrow[@]}" --batch 16 "${small[@]}"
+measure 3 precision 120 benchmarks.precision --shards "$shards" "${narrow[@]}" --batch 16 "${smallest_in_bf16[@]}"
 
 [ -s "$out/results.jsonl" ] || { echo "nothing is called ${only:-part $part}"; exit 2; }
 echo "all in $SECONDS s; results in $out/results.jsonl"

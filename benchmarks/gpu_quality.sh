@@ -3,13 +3,14 @@
 #
 #     benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]
 #
-# SHARDS: the decode stage's shards at 10 fps (data/shards/10), of 64×96 pixels or more. OUT: where
-# evaluate_<model>.json, the model files, pictures and logs go; runs/gpu_quality by default. ENCODER: path of a ResNet-18
-# state dict; without it the encoder is random. WHEELS: a folder of wheels to unpack first, for a machine without
-# network. Runs from a plain checkout: needs Python with torch, torchvision, lightning, pydantic and safetensors;
-# opencv-python-headless for the flow baselines, pillow for the pictures. What is skipped for want of one is said.
-# In the environment: MODELS ("lvln_warp lvln_match"), MINUTES (4) a model, SIZE (64x96) of the frames, CPU=1 to try it
-# without a GPU.
+# SHARDS: the decode stage's shards (data/shards, a folder a rate), of 64×96 pixels or more. OUT: where
+# evaluate_<model>.json, the model files, curves, pictures and logs go; runs/gpu_quality by default. ENCODER: path of a
+# ResNet-18 state dict; without it the encoder is random. WHEELS: a folder of wheels to unpack first, for a machine
+# without network. Runs from a plain checkout: needs Python with torch, torchvision, lightning, pydantic and
+# safetensors; opencv-python-headless for the flow baselines, pillow for the pictures. What is skipped for want of one
+# is said.
+# In the environment: MODELS ("lvln_warp lvln_match"), MINUTES (4) a model, SIZE (64x96) of the frames, RATES ("10") of
+# the curriculum in order, CPU=1 to try it without a GPU.
 set -uo pipefail
 [ -d "${1:-}" ] || { echo "usage: benchmarks/gpu_quality.sh SHARDS [OUT] [ENCODER] [WHEELS]"; exit 2; }
 shards=$(realpath "$1") out=$(realpath -m "${2:-$(dirname "$0")/../runs/gpu_quality}")
@@ -28,7 +29,7 @@ status=0
 for model in ${MODELS:-lvln_warp lvln_match}; do
     limit=$("$python" -c "print(int(60 * $minutes + 60))") # a minute to score
     timeout "$limit" "$python" -m benchmarks.quality --model "$model" --shards "$shards" --out "$out" \
-        --size "$size" --minutes "$minutes" --encoder "${encoder:-random}" >"$out/$model.log" 2>&1
+        --size "$size" --minutes "$minutes" --rates ${RATES:-10} --encoder "${encoder:-random}" >"$out/$model.log" 2>&1
     code=$?
     if [ "$code" = 0 ]; then
         grep "^$model: " "$out/$model.log"

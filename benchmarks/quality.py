@@ -1,12 +1,12 @@
 """How good a model gets in so many minutes of training, at full width, by the pipeline's own evaluation.
 
-    python -m benchmarks.quality --model lvln_warp --shards DIR --out DIR [--minutes 4] [--encoder FILE]
+    python -m benchmarks.quality --model lvln_warp --shards data/shards --out DIR [--minutes 4] [--encoder FILE]
 
---shards: the decode stage's shards at 10 fps (train-*.tar, validation-*.tar, test-*.tar). Times some steps, trains for
-as many epochs as fit the minutes (or on a part of the clips, where one is too long), and scores the test split, or 100
-videos evenly of it.
+--shards: the decode stage's, a folder a rate (train-*.tar, validation-*.tar, test-*.tar in each). Times some steps,
+trains through the --rates, 10 fps alone by default, for as many epochs of each as fit the minutes (or for one, on a
+part of the clips, where they do not), and scores the test split at 10 fps, or 100 videos evenly of it.
 Writes OUT/evaluate_<model>.json, with what `dvc repro evaluate@<model>` gives but for the curriculum matrix, and how it
-was made; OUT/<model>.safetensors; and the pictures of the evaluate stage if there is pillow.
+was made; OUT/<model>.safetensors; OUT/curves_<model>.csv; and the pictures of the evaluate stage if there is pillow.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net
 from benchmarks.evaluate import EVALUATION, FPS
 from benchmarks.measure import device_name, environment
 from pipeline.clips.batches import EpochOrder, batches
-from pipeline.clips.shards import names_digest, open_videos
+from pipeline.clips.shards import RATES, names_digest, open_videos
 from pipeline.evaluation.score import PREDICTORS, score
 from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
-from pipeline.results import write_metrics
+from pipeline.results import write_metrics, write_table
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.devices import make_fabric
 from pipeline.training.loop import phase_clips, train, varied_batches
@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rates", type=int, nargs="+", choices=RATES, default=[FPS], help="in order")
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, compiling and timing included")
     parser.add_argument("--encoder", default="random", help="imagenet, random, or the path of a ResNet-18 state dict")
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes")
@@ -57,18 +58,21 @@ def main() -> None:
     config, machine = settings(given), hardware(workers=given.workers, compile=COMPILE[given.compile])
     fabric = make_fabric(machine, height=config.height, width=config.width)
     eighth = given.minutes * 60 / 8
-    cost = measure(fabric, make_net(given.model, config), config, machine, given.shards, seconds=eighth)
+    shards = {rate: given.shards / str(rate) for rate in {*given.rates, FPS}}
+    clips = {rate: len(phase_clips(config, shards[rate])[0]) for rate in given.rates}
+    cost = measure(fabric, make_net(given.model, config), config, machine, shards[given.rates[-1]], seconds=eighth)
     left = given.minutes * 60 - (time.perf_counter() - started) - cost.first  # which compiles once more
-    config = fit(config, cost, seconds=left)
+    config = fit(config, cost, clips, seconds=left)
 
     torch.manual_seed(config.seed)
     net = build_net(given.model, config.net, height=config.height, width=config.width)
     encoder = load_weights(net.encoder, config.encoder)
     run = given.out / f"run_{given.model}"
     shutil.rmtree(run, ignore_errors=True)  # every call trains anew
-    record, _ = train(fabric, net, config, machine, {FPS: given.shards}, name=given.model, run=run)
+    record, _ = train(fabric, net, config, machine, shards, name=given.model, run=run)
     trained = time.perf_counter() - started
-    videos = open_videos(given.shards, "test")
+    write_table(given.out / f"curves_{given.model}.csv", record.rows())
+    videos = open_videos(shards[FPS], "test")
     card = config.card(given.model, encoder, test_digest=names_digest(videos))
     save_model(given.out / f"{given.model}.safetensors", net, card)
     videos = videos[:: -(-len(videos) // SCORED_VIDEOS)]
@@ -82,6 +86,8 @@ def main() -> None:
         "versions": environment("torch", "torchvision", "lightning", "opencv-python-headless"),
     }
     write_metrics(given.out / f"evaluate_{given.model}.json", table)
+    for name, curve in {"loss": record.curve, "validation": record.validation}.items():
+        print(f"{given.model}: {name:18} {curve[0]['loss']:.4f} -> {curve[-1]['loss']:.4f}")
     for name in PREDICTORS:
         if name in table:
             values = zip(table[name]["psnr"].values(), table[name]["ssim"].values(), strict=True)
@@ -109,13 +115,12 @@ def settings(given: argparse.Namespace) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: of the first steps, which compile; of a step after that, loading included; of an epoch beside its steps.
-    clips: of an epoch."""
+    """Seconds: of the first steps, which compile; of a step after that, loading included; of an epoch beside its
+    steps."""
 
     first: float
     step: float
     epoch: float
-    clips: int
 
 
 def measure(
@@ -141,7 +146,7 @@ def measure(
         float(step.evaluate(batch).sum())
     next(varied(EpochOrder(len(clips), config.batch)))  # starts workers
     net.encoder.fuse(None)
-    return Cost(first, then / steps, time.perf_counter() - before, len(clips))
+    return Cost(first, then / steps, time.perf_counter() - before)
 
 
 def run_steps(step: Step, clips: Iterator[torch.Tensor], *, seconds: float) -> tuple[float, int]:
@@ -156,17 +161,20 @@ def run_steps(step: Step, clips: Iterator[torch.Tensor], *, seconds: float) -> t
     return time.perf_counter() - begun, steps
 
 
-def fit(config: TrainConfig, cost: Cost, *, seconds: float) -> TrainConfig:
-    """The config with as many epochs as the time allows, at least one; or with a part of the clips for one epoch."""
-    per_epoch = -(-cost.clips // config.batch)
-    epochs = int(seconds / (per_epoch * cost.step + cost.epoch))
+def fit(config: TrainConfig, cost: Cost, clips: dict[int, int], *, seconds: float) -> TrainConfig:
+    """The config with a phase a rate and as many epochs of each as the time allows, at least one; or with a part of the
+    clips for one epoch of each. clips: of an epoch at each rate, in the order of the phases."""
+    steps = sum(-(-each // config.batch) for each in clips.values()) * cost.step
+    beside = len(clips) * cost.epoch
+    epochs = int(seconds / (steps + beside))
+    curriculum = tuple(Phase(rate, max(1, epochs)) for rate in clips)
     if epochs >= 1:
-        return dataclasses.replace(config, curriculum=(Phase(FPS, epochs),))
-    part = (seconds - cost.epoch) / (per_epoch * cost.step)
+        return dataclasses.replace(config, curriculum=curriculum)
+    part = (seconds - beside) / steps
     if part <= 0:
         raise ValueError("no time is left to train after the timed steps; give more --minutes")
     fewer = dataclasses.replace(config.clips, fraction=part)
-    return dataclasses.replace(config, clips=fewer, curriculum=(Phase(FPS, 1),))
+    return dataclasses.replace(config, clips=fewer, curriculum=curriculum)
 
 
 def draw(out: Path, model: str, frames: dict[str, torch.Tensor]) -> None:

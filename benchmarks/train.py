@@ -10,6 +10,8 @@ steps are compared; --no-plain leaves it out. Time is the clock's, from before t
 turn, with the device waited for only at its end; the median turn counts.
 
 With --shards (a folder with train-*.tar) it also times the step fed by the loader, against clips already on the device.
+With --kernels a line more says what the device does during a step of the last model (benchmarks/kernels.py): of the
+last alone, and after all that is timed, since the profiler may slow what follows.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net, moving_textures
+from benchmarks.kernels import kernels_of
 from benchmarks.measure import device_name, environment, peak_memory_gib, report
 from benchmarks.plain import FrameByFrame, PlainNet, plain_form, plain_losses
 from pipeline.clips.batches import EpochOrder, batches
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20 if on_gpu else 3, help="in a turn; the plain form takes fewer")
     parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True, help="the plain form, too")
+    parser.add_argument("--kernels", action="store_true", help="what a step spends its time on")
     parser.add_argument("--shards", type=Path, help="a folder with train-*.tar")
     parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="loader processes, with --shards")
     arguments = parser.parse_args()
@@ -60,14 +64,14 @@ def main() -> None:
     )
     for model in arguments.model:
         case = argparse.Namespace(**vars(arguments) | {"model": model})
-        measure(case, make_config(case), machine)
+        measure(case, make_config(case), machine, kernels=arguments.kernels and model == arguments.model[-1])
         gc.collect()
         if on_gpu:  # as if the next were alone
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
 
-def measure(arguments: argparse.Namespace, config: TrainConfig, machine: HardwareConfig) -> None:
+def measure(arguments: argparse.Namespace, config: TrainConfig, machine: HardwareConfig, *, kernels: bool) -> None:
     """Prints the figures of a model."""
     fabric = make_fabric(machine, height=config.height, width=config.width)
     device, frames = fabric.device, config.context + config.horizon
@@ -135,6 +139,8 @@ def measure(arguments: argparse.Namespace, config: TrainConfig, machine: Hardwar
     if arguments.shards:
         figures["from_shards"] = measure_shards(arguments, config, machine, fast, pool)
     report(figures)
+    if kernels:
+        report({"case": figures["case"], "kernels": kernels_of(lambda: fast.run(pool, 1), device)})
 
 
 class _Timed:

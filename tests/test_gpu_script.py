@@ -31,9 +31,9 @@ def test_a_part_takes_less_than_eight_minutes() -> None:
     text = (ROOT / SCRIPT).read_text()
     before, end = (int(re.search(name, text, re.M).group(1)) for name in (r"^due=(\d+)", r"--kill-after=(\d+)"))
     found = MEASUREMENT.findall(text)
-    for part in "12":
+    for part in "123":
         seconds = {name: int(limit) for its_part, name, limit, _ in found if its_part == part}
-        assert len(seconds) > 3
+        assert len(seconds) > 1
         assert before + sum(seconds.values()) + end <= 480
     assert all(find_spec(module) for *_, module in found if module)
 
@@ -62,8 +62,8 @@ def test_it_runs_with_torch_torchvision_lightning_pydantic_and_pytest_alone(tmp_
     }
     assert not there
     out = tmp_path / "out"
-    measured = ["tests", "lvln", "one_frame_full_res", "warp_match", "loader", "probe", "evaluate", "resume"]
-    done = gpu(python, out, CPU="1", ONLY=" ".join(measured))  # on a CPU the others are the same commands, or compile
+    measured = "tests lvln full_res_one_frame match_warp loader probe evaluate resume precision"
+    done = gpu(python, out, CPU="1", ONLY=measured)  # on a CPU the others are the same commands, or compile
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "did not end well: probe", done.stdout
     assert "No module named" in (out / "probe.err").read_text()
@@ -71,13 +71,15 @@ def test_it_runs_with_torch_torchvision_lightning_pydantic_and_pytest_alone(tmp_
     for line in (out / "results.jsonl").read_text().splitlines():
         for name, figures in json.loads(line).items():
             found.setdefault(name, []).append(figures)
-    assert list(found) == measured
+    assert list(found) == measured.split()
     assert re.fullmatch(r"\d+ passed, \d+ deselected.* in .*", found["tests"][0])
-    assert [each["case"]["model"] for each in found["warp_match"]] == ["lvln_warp", "lvln_match"]
-    (lvln,), (resumed,) = found["lvln"], found["resume"]
+    assert [each["case"]["model"] for each in found["match_warp"]] == ["lvln_match", "lvln_warp", "lvln_warp"]
+    (lvln, inside), (resumed,), (compared,) = found["lvln"], found["resume"], found["precision"]
     keys = ["ms_per_step", "clips_per_s", "tflops", "fraction_of_peak", "ratio_to_plain", "peak_memory_gib", "device"]
     assert set(keys) <= lvln.keys()
     assert lvln["from_shards"]["jpeg_decoder"]["cpu"]["clips_per_s"] > 0
+    assert inside["kernels"]["ms_by_kind"]["convolution"] > 0
+    assert compared["loss_off_most"] < 0.01
     assert resumed["same_weights"] == {"undisturbed": True, "killed": True}
 
 
