@@ -1,7 +1,7 @@
 # make repro   the whole pipeline, from videos to probe
 # make experiments   the report's experiments, and the tables of the pages
 # make test    the fast tests; `make test-all` adds the slow ones
-# make gpu     on a machine with a GPU: what is slow or different there, measured and tested in under eight minutes
+# make gpu     on a machine with a GPU: how fast it is, in under eight minutes; PART=3 tests what it does differently
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

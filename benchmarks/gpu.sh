@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs a GPU, measured and tested in one call of under eight minutes. `make gpu` calls it.
+# What needs a GPU, measured and tested in three calls of under eight minutes each. `make gpu` calls it.
 #
 #     benchmarks/gpu.sh [SHARDS] [OUT] [WHEELS]
 #
@@ -8,9 +8,9 @@
 # folder of wheels to unpack first, for a machine without network.
 # Runs from a plain tree. Python needs torch, torchvision, lightning and pydantic; pytest for the tests; ruamel.yaml,
 # pandas and safetensors for the probe. What is missing is said, and the rest is measured.
-# In the environment: PART=2 measures what takes minutes before its first step: torch.compile. PART=3 compares whole
-# runs: interrupted or not, in bf16 and in float32. ONLY="loader probe" measures these alone, of any part. CPU=1 tries
-# the script without a GPU, on small networks: its figures mean nothing.
+# In the environment: PART=2 measures what takes minutes before its first step: torch.compile. PART=3 runs the tests,
+# and compares whole runs: interrupted or not, in bf16 and in float32. ONLY="loader probe" measures these alone, of any
+# part. CPU=1 tries the script without a GPU, on small networks: its figures mean nothing.
 #
 # A measurement may take its own seconds and what those before it have left of theirs. The seconds of a part are 480 at
 # most. The status is 0 only if every measurement has ended well.
@@ -72,7 +72,7 @@ measure() { # PART NAME SECONDS MODULE ARGUMENTS…: the figures that it prints,
     code=$?
     if [ "$1" = pytest ]; then
         log=$out/$name.log
-        tail -n 1 "$log" | sed -n "s/^[0-9]* [a-z]*.* in .*/{\"$name\": \"&\"}/p" | tee -a "$out/results.jsonl"
+        tail -n 1 "$log" | sed -n "s/^=* *\([0-9]* [a-z]*.* in [^=]*[^= ]\) *=*$/{\"$name\": \"\1\"}/p" | tee -a "$out/results.jsonl"
     else
         sed -n "s/^{.*/{\"$name\": &}/p" "$out/$name.log" | tee -a "$out/results.jsonl"
     fi
@@ -91,26 +91,26 @@ train() { # PART NAME SECONDS ARGUMENTS…
 wide=(--size 128x160) narrow=(--size 64x96) brief=(--turns 3 --steps 10 --kernels)
 
 # Most of a training measurement is cuDNN's timing of its algorithms, about half a minute for the shapes of a model.
-measure 1 tests 80 pytest -q -rfEP tests/test_gpu.py -k "on_$device"
-train 1 lvln 75 --model lvln "${wide[@]}" --batch 16 "${brief[@]}" --shards "$shards"
-train 1 full_res_one_frame 60 --model full_res one_frame "${narrow[@]}" --batch 16 "${brief[@]}"
-train 1 match_warp 65 --model lvln_match lvln_warp "${wide[@]}" --batch 16 "${brief[@]}" --no-plain
+train 1 lvln 90 --model lvln "${wide[@]}" --batch 16 "${brief[@]}" --shards "$shards"
+train 1 full_res_one_frame 75 --model full_res one_frame "${narrow[@]}" --batch 16 "${brief[@]}"
+train 1 match_warp 80 --model lvln_match lvln_warp "${wide[@]}" --batch 16 "${brief[@]}" --no-plain
 measure 1 loader 20 benchmarks.loader --shards "$shards" --batches 40
 if [ "$device" = cuda ]; then
-    measure 1 probe 40 benchmarks.probe ucf101 --device cuda --clips 16 --heads 12
+    measure 1 probe 50 benchmarks.probe ucf101 --device cuda --clips 16 --heads 12
 else
     measure 1 probe 40 benchmarks.probe tiny --clips 1 --steps 1 --heads 2
 fi
 measure 1 evaluate 20 benchmarks.evaluate --shards "$shards" --model lvln_warp "${wide[@]}" "${small[@]}"
-train 1 match_warp_narrow 50 --model lvln_match lvln_warp "${narrow[@]}" --batch 8 "${brief[@]}" --no-plain
-train 1 lvln_64 45 --model lvln "${wide[@]}" --batch 64 "${brief[@]}" --no-plain
+train 1 match_warp_narrow 65 --model lvln_match lvln_warp "${narrow[@]}" --batch 8 "${brief[@]}" --no-plain
+train 1 lvln_64 55 --model lvln "${wide[@]}" --batch 64 "${brief[@]}" --no-plain
 
 train 2 lvln_compiled 180 --model lvln "${wide[@]}" --batch 16 --compile true "${brief[@]}"
 train 2 one_frame_compiled 85 --model one_frame "${narrow[@]}" --batch 16 --compile true "${brief[@]}"
-measure 2 tests_compiled 60 pytest -q -rfEP tests/test_gpu.py -m slow -k "compiled and on_$device"
+measure 2 tests_compiled 60 pytest -v -rfEP tests/test_gpu.py -m slow -k "compiled and on_$device"
 
-measure 3 resume 130 benchmarks.resume --shards "$shards" "${narrow[@]}" --batch 16 "${small[@]}"
-measure 3 precision 120 benchmarks.precision --shards "$shards" "${narrow[@]}" --batch 16 "${smallest_in_bf16[@]}"
+measure 3 tests 150 pytest -v -rfEP tests/test_gpu.py -k "on_$device"
+measure 3 resume 150 benchmarks.resume --shards "$shards" "${narrow[@]}" --batch 16 "${small[@]}"
+measure 3 precision 150 benchmarks.precision --shards "$shards" "${narrow[@]}" --batch 16 "${smallest_in_bf16[@]}"
 
 [ -s "$out/results.jsonl" ] || { echo "nothing is called ${only:-part $part}"; exit 2; }
 echo "all in $SECONDS s; results in $out/results.jsonl"

@@ -95,7 +95,10 @@ def measure_gpu(clips: Clips, order: EpochOrder, batches: int) -> dict[str, obje
     if not torch.cuda.is_available():
         return "not measured: no GPU"
     encoded = [jpegs for (jpegs, _), _ in zip(load_encoded(clips, order), range(batches), strict=False)]
-    decode_jpegs(encoded[0], "cuda")
+    try:
+        decode_jpegs(encoded[0], "cuda")
+    except RuntimeError as error:  # a torchvision or GPU without the decoder must not cost the other figures
+        return f"failed: {error}".splitlines()[0]
     torch.cuda.synchronize()
     start = time.perf_counter()
     for jpegs in encoded:

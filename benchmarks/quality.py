@@ -61,7 +61,8 @@ def main() -> None:
     shards = {rate: given.shards / str(rate) for rate in {*given.rates, FPS}}
     clips = {rate: len(phase_clips(config, shards[rate])[0]) for rate in given.rates}
     cost = measure(fabric, make_net(given.model, config), config, machine, shards[given.rates[-1]], seconds=eighth)
-    left = given.minutes * 60 - (time.perf_counter() - started) - cost.first  # which compiles once more
+    # A phase compiles once more, since its last batches may be of another size.
+    left = given.minutes * 60 - (time.perf_counter() - started) - cost.first * len(clips)
     config = fit(config, cost, clips, seconds=left)
 
     torch.manual_seed(config.seed)
@@ -76,6 +77,7 @@ def main() -> None:
     card = config.card(given.model, encoder, test_digest=names_digest(videos))
     save_model(given.out / f"{given.model}.safetensors", net, card)
     videos = videos[:: -(-len(videos) // SCORED_VIDEOS)]
+    torch.backends.cudnn.benchmark = False  # to time its algorithms would take longer than to score
     table, pictures = score(net, card, videos, EVALUATION, device=fabric.device, workers=len(os.sched_getaffinity(0)))
     table["made"] = {
         "minutes": trained / 60,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -222,6 +223,21 @@ def test_ranks_that_do_not_fit_the_params_are_refused(trained: Path) -> None:
         assert compiled.startswith("hardware.compile: true does not go with ddp")
     with pytest.raises(ValueError, match="make 2 processes, but 1 started, 1 of them here; start "):
         make_fabric(hardware(devices=2), height=32, width=32)
+
+
+def test_a_single_process_asks_neither_slurm_nor_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a job of SLURM for four tasks, with an mpi4py that finds no MPI."""
+
+    class Mpi4py(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise RuntimeError("cannot load MPI library")
+
+    monkeypatch.setitem(sys.modules, "mpi4py", Mpi4py("mpi4py"))
+    monkeypatch.setattr("lightning.fabric.plugins.environments.mpi._MPI4PY_AVAILABLE", True)
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    fabric = make_fabric(hardware(), height=32, width=32)
+    assert (fabric.global_rank, fabric.world_size) == (0, 1)
 
 
 def make_project(folder: Path, shards: Path, *, hardware: dict[str, int], **train: object) -> None:

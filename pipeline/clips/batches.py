@@ -61,17 +61,18 @@ def batches(clips: Clips, order: EpochOrder, hardware: HardwareConfig, device: t
         for jpegs, count in load_encoded(clips, order, workers=hardware.workers):
             yield decode_jpegs(jpegs, device).unflatten(0, (count, -1))
     else:
-        for batch in load(clips, order, workers=hardware.workers, pin_memory=device.type == "cuda"):
+        for batch in load(clips, order, workers=hardware.workers):
+            if device.type == "cuda":
+                batch = batch.pin_memory()  # not by the loader's thread, which would disturb the recording of a graph
             yield batch.to(device, non_blocking=True)
 
 
-def load(clips: Dataset, order: EpochOrder, *, workers: int = 0, pin_memory: bool = False) -> DataLoader:
+def load(clips: Dataset, order: EpochOrder, *, workers: int = 0) -> DataLoader:
     """Batches in the given order: of Clips, uint8 (B, T, 3, H, W)."""
     return DataLoader(
         clips,
         batch_sampler=order,
         num_workers=workers,
-        pin_memory=pin_memory,
         collate_fn=_as_it_is,  # the datasets give whole batches
         # Workers seeded from this generator, so that loading does not draw from the global one.
         generator=torch.Generator().manual_seed(0),

@@ -68,6 +68,8 @@ def decode_jpegs(jpegs: Sequence[torch.Tensor], device: torch.device | str = "cp
     On a GPU its own decoder takes them all at once; its pixels may differ from the CPU's by rounding.
     """
     if torch.device(device).type == "cuda":
+        # torchvision writes from a stream of its own into memory that steps under way may still read.
+        torch.cuda.current_stream(device).synchronize()
         return torch.stack(decode_jpeg(list(jpegs), mode=ImageReadMode.RGB, device=device))
     # Joined as (H, W, 3), which is how they lie in memory: a plain copy.
     frames = [decode_jpeg(jpeg, mode=ImageReadMode.RGB).permute(1, 2, 0) for jpeg in jpegs]

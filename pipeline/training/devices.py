@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import Logger
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.fabric.strategies import DDPStrategy
 
 from pipeline.hardware import HardwareConfig, pick_device
@@ -34,6 +35,9 @@ def make_fabric(config: HardwareConfig, *, height: int, width: int, loggers: Seq
             f"{started} started, {here} of them here; start them with: torchrun --nnodes {config.nodes} "
             f"--nproc-per-node {config.devices}"
         )
+    # Said here, since Lightning's own search takes a job of SLURM for several processes, and fails where mpi4py has no
+    # MPI.
+    started_by = TorchElasticEnvironment if torch.distributed.is_torchelastic_launched() else LightningEnvironment
     ddp = config.strategy == "ddp" or config.ranks > 1
     fabric = Fabric(
         accelerator=device,
@@ -41,6 +45,7 @@ def make_fabric(config: HardwareConfig, *, height: int, width: int, loggers: Seq
         num_nodes=config.nodes,
         strategy=DDPStrategy(broadcast_buffers=False) if ddp else "auto",  # statistics are equal on all ranks
         precision=pick_precision(config.precision, device, smallest=min(height, width)),
+        plugins=started_by(),
         loggers=list(loggers),
     )
     fabric.launch()

@@ -50,7 +50,8 @@ def copy_project(folder: Path, *, without: tuple[str, ...] = ()) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     """In which a stage finds this project from any folder. One thread: the fastest for small networks."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **more}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **more}
 
 
 def write_params(folder: Path, changes: dict[str, Any]) -> None:
