@@ -62,7 +62,7 @@ def test_it_runs_with_torch_torchvision_lightning_pydantic_and_pytest_alone(tmp_
     }
     assert not there
     out = tmp_path / "out"
-    measured = "tests lvln full_res_one_frame match_warp loader probe evaluate resume precision"
+    measured = "lvln full_res_one_frame match_warp loader probe evaluate tests resume precision"
     done = gpu(python, out, CPU="1", ONLY=measured)  # on a CPU the others are the same commands, or compile
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "did not end well: probe", done.stdout
