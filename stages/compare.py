@@ -21,7 +21,8 @@ def main() -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # DVC says by itself what is wrong
     if done.returncode:
         sys.exit(done.returncode)
-    print(turned(done.stdout))
+    asked_for_help = {"-h", "--help"} & set(sys.argv)
+    print(done.stdout if asked_for_help else turned(done.stdout))
 
 
 def turned(table: str) -> str:
