@@ -58,8 +58,14 @@ def check(tree: dict[str, object], *, source: str) -> None:
             read(settings.net, module.Config, f"train.{name}.net")
     if problems:
         raise ParamsError("\n".join([f"{source}:", *problems]))
+    stored = sections["decode"]
     for name, settings in trained.items():
         check_ranks(settings, sections["hardware"], model=name)
+        if settings.height > stored.height or settings.width > stored.width:
+            raise ParamsError(
+                f"{source}: train.{name}: frames of {settings.height}×{settings.width}, but decode stores them at "
+                f"{stored.height}×{stored.width}; raise decode.height and decode.width, or lower the model's"
+            )
     features = sections["features"]
     if features.model not in trained:
         raise ParamsError(f"{source}: features.model: {features.model!r} is not allowed; allowed: {', '.join(trained)}")

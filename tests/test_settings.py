@@ -202,6 +202,10 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
         ({"train": {"lvln": {"loss": {"l3": 1}}}}, "train.lvln: loss.l3 is not a loss; allowed: l1, l2, dssim"),
         ({"train": {"mine": {}}}, "train.mine: there is no pipeline/variants/mine.py; there are full_res, lvln"),
         ({"train": None}, "train: null is not allowed; allowed: a mapping"),
+        (
+            {"decode": {"width": 32}},
+            "train.lvln: frames of 64×64, but decode stores them at 64×32; raise decode.height and decode.width, or",
+        ),
         ({"decode": None}, "decode: null is not allowed; allowed: a mapping of split"),
     ],
 )
