@@ -1,17 +1,22 @@
 """Networks and settings to measure, and clips to measure them on."""
 
 import argparse
+from collections.abc import Iterator
+from itertools import count
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.clips.batches import EpochOrder
+from pipeline.clips.clips import Clips
 from pipeline.hardware import HardwareConfig
 from pipeline.nets.build import build_net
 from pipeline.nets.encoder import load_weights
 from pipeline.nets.ladder import Ladder
 from pipeline.settings import from_dict, overlay
 from pipeline.training.config import TrainConfig
+from pipeline.training.loop import varied_batches
 
 FRAMES = {  # in, predicted
     "lvln": (3, 3),
@@ -109,6 +114,15 @@ def make_net(model: str, config: TrainConfig) -> Ladder:
     net = build_net(model, config.net, height=config.height, width=config.width)
     load_weights(net.encoder, config.encoder)
     return net
+
+
+def endless_batches(
+    clips: Clips, config: TrainConfig, machine: HardwareConfig, device: torch.device
+) -> Iterator[Tensor]:
+    """Batches to train on, epoch after epoch; close it to end the loader's processes."""
+    for epoch in count():
+        order = EpochOrder(len(clips), config.batch, epoch=epoch)
+        yield from varied_batches(clips, order, config, machine, device, epoch=epoch)
 
 
 def moving_textures(clips: int, frames: int, *, height: int, width: int, seed: int) -> Tensor:

@@ -9,16 +9,16 @@ whole here: a GPU's convolutions would otherwise round their inputs (TF32).
 
 import argparse
 import statistics
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net
+from benchmarks.cases import COMPILE, add_case, endless_batches, hardware, make_config, make_net
 from benchmarks.measure import device_name, environment, report
 from pipeline.clips.batches import EpochOrder, batches
 from pipeline.training.devices import make_fabric
-from pipeline.training.loop import phase_clips, varied_batches
+from pipeline.training.loop import phase_clips
 from pipeline.training.step import Step
 
 PRECISIONS = {"bf16": "bf16-mixed", "float32": "32-true"}
@@ -44,12 +44,8 @@ def main() -> None:
         fabric = make_fabric(machine, height=config.height, width=config.width)
         steps[name] = Step(fabric, make_net(given.model, config), config, compile=machine.compile)
     device = fabric.device
-    epochs = ((EpochOrder(len(clips), config.batch, epoch=epoch), epoch) for epoch in count())
-    endless = chain.from_iterable(
-        varied_batches(clips, order, config, machine, device, epoch=epoch) for order, epoch in epochs
-    )
     losses = {name: [] for name in steps}
-    for batch in islice(endless, given.steps):
+    for batch in islice(endless_batches(clips, config, machine, device), given.steps):
         for name, step in steps.items():
             losses[name].append(step(batch, lr=config.optimizer.lr, clips_of_all=len(batch))[0])
     curves = {name: [part.mean().item() for part in torch.stack(each).chunk(PARTS)] for name, each in losses.items()}

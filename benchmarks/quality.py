@@ -16,14 +16,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
 
-from benchmarks.cases import COMPILE, add_case, hardware, make_config, make_net
+from benchmarks.cases import COMPILE, add_case, endless_batches, hardware, make_config, make_net
 from benchmarks.evaluate import EVALUATION, FPS
 from benchmarks.measure import device_name, environment
 from pipeline.clips.batches import EpochOrder, batches
@@ -35,7 +34,7 @@ from pipeline.nets.encoder import load_weights
 from pipeline.results import write_metrics, write_table
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.devices import make_fabric
-from pipeline.training.loop import phase_clips, train, varied_batches
+from pipeline.training.loop import phase_clips, train
 from pipeline.training.model_file import save_model
 from pipeline.training.step import Step
 
@@ -137,16 +136,14 @@ def measure(
     """As the training loop does it; `seconds`: of run_steps. Trains `net` a little."""
     clips, held_back = phase_clips(config, shards)
     step = Step(fabric, net, config, compile=machine.compile)
-    epochs = (EpochOrder(len(clips), config.batch, epoch=epoch) for epoch in count())
-    varied = partial(varied_batches, clips, config=config, hardware=machine, device=fabric.device, epoch=0)
-    endless = (batch for order in epochs for batch in varied(order))
+    endless = endless_batches(clips, config, machine, fabric.device)
     first, _ = run_steps(step, endless, seconds=seconds)
     then, steps = run_steps(step, endless, seconds=seconds)
     endless.close()
     before = time.perf_counter()
     for batch in batches(held_back, EpochOrder(len(held_back), config.batch), machine, fabric.device):
         float(step.evaluate(batch).sum())
-    next(varied(EpochOrder(len(clips), config.batch)))  # starts workers
+    next(endless_batches(clips, config, machine, fabric.device))  # starts workers
     net.encoder.fuse(None)
     return Cost(first, then / steps, time.perf_counter() - before)
 

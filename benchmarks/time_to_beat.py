@@ -24,9 +24,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.cases import make_net
+from benchmarks.cases import endless_batches, make_net
 from benchmarks.measure import device_name, environment, report
-from pipeline.clips.batches import EpochOrder
 from pipeline.clips.clips import Clips
 from pipeline.clips.shards import open_videos
 from pipeline.evaluation.metrics import over
@@ -36,7 +35,7 @@ from pipeline.results import write_table
 from pipeline.settings import load_section
 from pipeline.training.config import TrainConfig
 from pipeline.training.devices import make_fabric
-from pipeline.training.loop import phase_clips, varied_batches
+from pipeline.training.loop import phase_clips
 from pipeline.training.step import Step, learning_rate
 
 FIRST, GROWTH = 10, 1.15  # steps before the first score, and how much further each next one is
@@ -78,13 +77,7 @@ def scores(model: str, shards: Path, *, minutes: float) -> Iterator[Row]:
     evaluate = replace(evaluate, horizon=1)
     beside = baselines_for(card, held_back, evaluate, workers=len(os.sched_getaffinity(0)))
     step = Step(fabric, net, config, compile=machine.compile)
-    batches = (
-        batch
-        for epoch in count()
-        for batch in varied_batches(
-            clips, EpochOrder(len(clips), config.batch, epoch=epoch), config, machine, fabric.device, epoch=epoch
-        )
-    )
+    batches = endless_batches(clips, config, machine, fabric.device)
     seconds, following = 0.0, 0
     for number in count():
         if number == following or seconds > 60 * minutes:
